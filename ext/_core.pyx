@@ -1,0 +1,91 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+# SPDX-License-Identifier: MIT
+"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.formats comes here."""
+
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from libc.stdlib cimport free, malloc
+
+
+cdef extern from "core.h" nogil:
+    cdef struct row:
+        const char *name
+        int ggml_id, values, bytes, importance
+        float wipe
+    cdef struct encoder:
+        const char *name
+        int format
+    cdef struct c_report "report":
+        int status
+        int64_t row, col, flushed, wiped
+    cdef struct tier:
+        const char *name
+        int (*supported)() noexcept nogil
+        c_report (*encode_rows)(int, int, const void *, const float *, uint8_t *, int64_t, int64_t, void *) noexcept nogil
+        void (*decode_rows)(int, const uint8_t *, float *, int64_t, int64_t) noexcept nogil
+    int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
+    const row rows[]
+    const encoder encoders[]
+    const tier c_tiers "tiers"[]
+    int n_tiers
+    size_t scratch_bytes(int, int64_t, int64_t, int) noexcept nogil
+
+
+def table():
+    """One dict per encoder; its place in the list is the number `encode` takes. Those named as their format also decode."""
+    return [
+        {
+            "name": encoders[i].name.decode(), "format": rows[encoders[i].format].name.decode(),
+            "id": rows[encoders[i].format].ggml_id, "values": rows[encoders[i].format].values,
+            "bytes": rows[encoders[i].format].bytes, "wipe": rows[encoders[i].format].wipe,
+            "importance": ("NONE", "OPTIONAL", "REQUIRED")[rows[i].importance if i < N_FORMATS else 0],
+        }
+        for i in range(N_ENCODERS)
+    ]
+
+
+def tiers():
+    """Names of the tiers that run here, slowest first; a name's place is the number `encode` and `decode` take."""
+    return [c_tiers[i].name.decode() for i in range(n_tiers) if c_tiers[i].supported()]
+
+
+cdef int check(int encoder, int limit, int64_t n_per_row, int64_t n_rows, int tier) except -1:
+    if not 0 <= encoder < limit or not 0 <= tier < n_tiers or not c_tiers[tier].supported():
+        raise ValueError("no such encoder, format or tier")
+    if n_per_row <= 0 or n_rows <= 0 or n_per_row % rows[encoders[encoder].format].values or n_per_row > (<int64_t>1 << 40) // n_rows:
+        raise ValueError("rows must be whole blocks, and there must be some")
+    return 0
+
+
+def encode(const unsigned char[::1] x, int xtype, int encoder, const unsigned char[::1] importance, unsigned char[::1] out,
+           int64_t n_per_row, int64_t n_rows, int tier):
+    """Encode rows; returns (status, row, col, flushed, wiped)."""
+    check(encoder, N_ENCODERS, n_per_row, n_rows, tier)
+    cdef int64_t n = n_per_row * n_rows, width = 4 if xtype == X_F32 else 2
+    cdef const row *r = &rows[encoders[encoder].format]
+    if xtype not in (X_F32, X_F16, X_BF16) or x.shape[0] != n * width or out.shape[0] != n // r.values * r.bytes:
+        raise ValueError("buffers of another size")
+    if importance is not None and importance.shape[0] != 4 * n_per_row:
+        raise ValueError("importance of another size")
+    cdef const float *weights = NULL
+    if importance is not None:
+        weights = <const float *>&importance[0]
+    if <uintptr_t>&x[0] % width or <uintptr_t>weights % 4:
+        raise ValueError("buffers not aligned")
+    cdef c_report done
+    cdef void *scratch = malloc(scratch_bytes(encoder, n_per_row, n_rows, weights != NULL))
+    if scratch == NULL:
+        raise MemoryError
+    with nogil:
+        done = c_tiers[tier].encode_rows(encoder, xtype, &x[0], weights, &out[0], n_per_row, n_rows, scratch)
+        free(scratch)
+    return done.status, done.row, done.col, done.flushed, done.wiped
+
+
+def decode(const unsigned char[::1] blocks, int format, unsigned char[::1] out, int64_t n_per_row, int64_t n_rows, int tier):
+    """Decode rows into the bytes of float32 values."""
+    check(format, N_FORMATS, n_per_row, n_rows, tier)
+    cdef int64_t n = n_per_row * n_rows
+    if blocks.shape[0] != n // rows[format].values * rows[format].bytes or out.shape[0] != 4 * n or <uintptr_t>&out[0] % 4:
+        raise ValueError("buffers of another size")
+    with nogil:
+        c_tiers[tier].decode_rows(format, &blocks[0], <float *>&out[0], n_per_row, n_rows)

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Included by every kernel. Each kernel file is compiled once per tier with -DISA=base, avx2 or avx512; FN(name) is name_<ISA>.
+ *
+ * The contract of a kernel. x: finite floats, rows contiguous. importance: NULL, or n_per_row non-negative floats for every row
+ * of the call. n_per_row: a multiple of the block. Kernels hold no state and take at most 64 KiB of stack.
+ *
+ * The rules of order, so that every tier gives the same bytes. Sums run left to right. Extremes keep the first of equals. SIMD
+ * may do element-wise work, extremes and integer sums within a block; float sums only with one block (or one candidate) per lane,
+ * each lane adding in scalar order. No fused multiply-add (-ffp-contract=off). No float that may be NaN or out of range reaches
+ * an integer cast.
+ */
+#ifndef GGUFMIX_KERNEL_H
+#define GGUFMIX_KERNEL_H
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "core.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define FN_PASTE(name, isa) name##_##isa
+#define FN_EXPAND(name, isa) FN_PASTE(name, isa)
+#define FN(name) FN_EXPAND(name, ISA)
+
+#define SIZE_IS(type, bytes) _Static_assert(sizeof(type) == (bytes), #type " has another size")
+
+#define FORMAT(name, ...)                                                                                                  \
+    encode_fn FN(name##_encode);                                                                                           \
+    decode_fn FN(name##_decode);
+#define ENCODER(name, format) encode_fn FN(name##_encode);
+#include "formats.def"
+#undef FORMAT
+#undef ENCODER
+
+/* ---- bits ---- */
+
+static inline uint32_t bits_of(float f) {
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    return u;
+}
+
+static inline float float_of(uint32_t u) {
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+
+/* |f| as an integer: it orders as the magnitudes do, and integer maxima vectorise where float maxima may not. */
+static inline int32_t magnitude(float f) { return (int32_t)(bits_of(f) & 0x7FFFFFFF); }
+
+/* Nearest integer, ties to even, for |v| <= 2^22; beyond that the same wrapped bits as ggml's. */
+static inline int32_t nearest_int(float v) { return (int32_t)(bits_of(v + 12582912.0f) & 0x007FFFFF) - 0x00400000; }
+
+/* Nearest integer, ties away from zero: equals roundf for |v| < 2^22, and vectorises. */
+static inline int32_t round_half_away(float v) { return (int32_t)(v + copysignf(0.49999997f, v)); }
+
+/* ---- float16 and bfloat16 ---- */
+
+/* To nearest even, with subnormals; too large becomes infinite; -0 stays; NaN becomes 0x7E00 with its sign. */
+static inline uint16_t f16_from_f32(float f) {
+    uint32_t u = bits_of(f), sign = (u >> 16) & 0x8000;
+    u &= 0x7FFFFFFF;
+    if (u > 0x7F800000) return (uint16_t)(sign | 0x7E00);
+    if (u >= 0x477FF000) return (uint16_t)(sign | 0x7C00);                                    /* 65520 and above */
+    if (u < 0x38800000) return (uint16_t)(sign | (bits_of(float_of(u) + 0.5f) - 0x3F000000)); /* ulp(0.5f) is the f16 step */
+    return (uint16_t)(sign | ((u - (112u << 23) + 0xFFF + ((u >> 13) & 1)) >> 13));
+}
+
+static inline float f32_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t special = (h & 0x7C00) == 0x7C00 ? 0x7F800000 : 0;
+    return float_of(sign | special | bits_of(float_of((uint32_t)(h & 0x7FFF) << 13) * 0x1p112f));
+}
+
+/* To nearest even; NaN stays one (quiet). */
+static inline uint16_t bf16_from_f32(float f) {
+    uint32_t u = bits_of(f), nan = (u & 0x7FFFFFFF) > 0x7F800000;
+    return (uint16_t)(nan ? (u >> 16) | 64 : (u + 0x7FFF + ((u >> 16) & 1)) >> 16);
+}
+
+static inline float f32_from_bf16(uint16_t h) { return float_of((uint32_t)h << 16); }
+
+/* ---- blocks ---- */
+
+/* The largest magnitude of n values, as an integer (see magnitude). */
+static inline int32_t largest_magnitude(const float *x, int n) {
+    int32_t top = 0;
+    for (int j = 0; j < n; j++) top = magnitude(x[j]) > top ? magnitude(x[j]) : top;
+    return top;
+}
+
+/* The value of largest magnitude, with its sign; of equal magnitudes the first. */
+static inline float largest_value(const float *x, int n) {
+    int32_t top = largest_magnitude(x, n), first = n;
+    for (int j = 0; j < n; j++) {
+        int32_t at = magnitude(x[j]) == top ? j : n;
+        first = at < first ? at : first;
+    }
+    return top ? x[first] : 0.0f;
+}
+
+/* 1/d, and 0 for d = 0. Where d is so small that 1/d is infinite the block cannot be scaled: 0 as well. */
+static inline float inverse(float d) {
+    float id = d != 0 ? 1.0f / d : 0.0f;
+    return fabsf(id) <= FLT_MAX ? id : 0.0f;
+}
+
+#if defined(__AVX2__)
+
+/* Eight rows of eight floats, transposed in place. */
+static inline void transpose_f32x8x8(__m256 r[8]) {
+    __m256 t[8], u[8];
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+        u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+        r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+}
+
+/* nearest_int of eight values: the same bits, also beyond 2^22. */
+static inline __m256i nearest_i32x8(__m256 v) {
+    __m256i t = _mm256_castps_si256(_mm256_add_ps(v, _mm256_set1_ps(12582912.0f)));
+    return _mm256_sub_epi32(_mm256_and_si256(t, _mm256_set1_epi32(0x007FFFFF)), _mm256_set1_epi32(0x00400000));
+}
+
+static inline __m256 abs_f32x8(__m256 v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+
+/* The low bytes of 2 x 8 integers within 0..255, in order. */
+static inline __m128i bytes_of_i32x16(__m256i a, __m256i b) {
+    __m256i u16 = _mm256_permute4x64_epi64(_mm256_packus_epi32(a, b), 0xD8);
+    return _mm_packus_epi16(_mm256_castsi256_si128(u16), _mm256_extracti128_si256(u16, 1));
+}
+
+#endif
+#if defined(__AVX512F__)
+
+/* Sixteen rows of sixteen floats, transposed in place. */
+static inline void transpose_f32x16x16(__m512 r[16]) {
+    __m512 t[16], u[16];
+    for (int i = 0; i < 8; i++) {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; i++) {
+        u[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+        u[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+        u[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+        u[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xDD);
+        __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xDD);
+        r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xDD);
+        r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+}
+
+static inline __m512i nearest_i32x16(__m512 v) {
+    __m512i t = _mm512_castps_si512(_mm512_add_ps(v, _mm512_set1_ps(12582912.0f)));
+    return _mm512_sub_epi32(_mm512_and_si512(t, _mm512_set1_epi32(0x007FFFFF)), _mm512_set1_epi32(0x00400000));
+}
+
+#endif
+#endif

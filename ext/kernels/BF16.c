@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * BF16: the upper half of a float, little-endian, 2 bytes; rounded to nearest even, subnormals kept. Source: ggml-impl.h,
+ * ggml_compute_fp32_to_bf16.
+ */
+#include "kernel.h"
+
+void FN(BF16_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
+    (void)importance;
+    for (int64_t i = 0; i < n_per_row * n_rows; i++) {
+        uint16_t h = bf16_from_f32(x[i]);
+        memcpy(y + 2 * i, &h, 2);
+    }
+}
+
+void FN(BF16_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
+    for (int64_t i = 0; i < n_per_row * n_rows; i++) {
+        uint16_t h;
+        memcpy(&h, y + 2 * i, 2);
+        x[i] = f32_from_bf16(h);
+    }
+}
