@@ -1,0 +1,231 @@
+"""Where bytes come from: a folder of files, and positioned reads of one of them.
+
+`Bytes` is all that the file formats know of storage, so another kind of it (range requests, a
+test's buffer) needs no change elsewhere. Local files are read with `preadv` into buffers of the
+reader, never mapped: mapped pages count as resident memory. Reading takes no lock and moves no
+file position, so any number of threads may read one file.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import SourceError
+
+MAX_OPEN = 64
+"""Files of one folder that are open at once; macOS lets a process have 256 of all kinds."""
+
+MAX_JSON_BYTES = 1 << 28
+"""The largest JSON side file that is read; real ones end at some tens of megabytes."""
+
+
+def shown(name: str) -> str:
+    """A name as it may stand in a message: no control characters, 200 characters at most."""
+    name = name if len(name) <= 200 else name[:197] + "..."
+    return name if name.isprintable() and name else ascii(name)
+
+
+class Bytes(ABC):
+    """The bytes of one file, read at any offset from any thread.
+
+    name    of the file inside its folder, for messages
+    size    in bytes
+    """
+
+    name: str
+    size: int
+
+    @abstractmethod
+    def readinto(self, offset: int, buffer: NDArray[np.uint8]) -> None:
+        """Fill a 1-D buffer with the bytes at `offset`. Raises SourceError past the end."""
+
+    def read(self, offset: int, n: int) -> bytes:
+        """`n` bytes at `offset`. Raises SourceError past the end."""
+        if offset + n > self.size:
+            raise _ends(self.name, offset + n, self.size)
+        buffer = np.empty(n, np.uint8)
+        self.readinto(offset, buffer)
+        return buffer.tobytes()
+
+
+class _Handle:
+    """An open file descriptor. It closes with the last reference, so never under a reader."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+
+class LocalBytes(Bytes):
+    """A file on this machine. It is opened again after its folder has released it."""
+
+    def __init__(self, folder: LocalFolder, name: str, path: Path) -> None:
+        self.name = name
+        self._folder = folder
+        self._path = path
+        self._state: tuple[int, int] | None = None
+        self._handle: _Handle | None = None
+        self._open()
+
+    def _open(self) -> _Handle:
+        if self._folder.closed:
+            raise ValueError(f"{self.name}: read after its checkpoint was closed")
+        try:
+            handle = _Handle(os.open(self._path, os.O_RDONLY))
+            status = os.fstat(handle.fd)
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+        state = (status.st_size, status.st_mtime_ns)
+        if self._state not in (None, state):
+            raise SourceError(f"{self.name}: changed while it was being read")
+        self._state = state
+        self.size = status.st_size
+        self._handle = handle
+        self._folder.opened(self)
+        return handle
+
+    def release(self) -> None:
+        """Let go of the descriptor; the next read opens the file again."""
+        self._handle = None
+
+    def readinto(self, offset: int, buffer: NDArray[np.uint8]) -> None:
+        """Fill a 1-D buffer with the bytes at `offset`. Raises SourceError past the end."""
+        handle = self._handle or self._open()  # a reference of our own: open until we are done
+        view, wanted, got = buffer.data, len(buffer), 0
+        try:
+            while got < wanted:  # one turn, but for reads past 2 GiB and signals
+                n = os.preadv(handle.fd, [view[got:] if got else view], offset + got)
+                if n == 0:
+                    raise _ends(self.name, offset + wanted, offset + got)
+                got += n
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+
+
+class LocalFolder:
+    """A directory. `where` is its last component, for messages; the full path stays in here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.where = root.name if root.name not in ("", "..") else root.resolve().name or str(root)
+        self.closed = False
+        self._open: list[LocalBytes] = []
+
+    def names(self) -> list[str]:
+        """Names of the regular files right in the folder, links to such included, sorted."""
+        try:
+            with os.scandir(self.root) as entries:
+                return sorted(entry.name for entry in entries if entry.is_file())
+        except OSError as error:
+            raise _unreadable(self.where, error) from error
+
+    def path(self, name: str, *, listed_in: str | None = None) -> Path | None:
+        """Where a file of the folder lies, or None where there is none.
+
+        name        one component, or several below the folder, "/" between them
+        listed_in   the file that mentions it, for the message
+        Raises SourceError for a name that leads out of the folder: absolute, with "..", or through
+        a linked directory. The file itself may be a link, as it is in the hub's cache.
+        """
+        parts = PurePosixPath(name).parts
+        path = self.root.joinpath(*parts)
+        astray = not parts or ".." in parts or name.startswith("/") or "\\" in name or "\0" in name
+        try:
+            if astray or (
+                len(parts) > 1 and not path.parent.resolve().is_relative_to(self.root.resolve())
+            ):
+                by = "" if listed_in is None else f"{listed_in}: "
+                raise SourceError(
+                    f"{by}expected the name of a file in the folder, got {shown(name)!r}"
+                )
+            return path if path.is_file() else None
+        except (OSError, RuntimeError) as error:  # too long, not permitted, a loop of links
+            raise SourceError(
+                f"{shown(name)}: cannot be looked up: {error.__class__.__name__}"
+            ) from error
+
+    def open(self, name: str, *, listed_in: str | None = None) -> LocalBytes:
+        """The bytes of a file that `path` finds. Raises SourceError."""
+        path = self.path(name, listed_in=listed_in)
+        if path is None:
+            raise SourceError(f"{shown(name)}: no such file in {self.where}")
+        return LocalBytes(self, shown(name), path)
+
+    def opened(self, file: LocalBytes) -> None:
+        """Note that a file was opened; where there are too many, release the oldest."""
+        self._open.append(file)
+        while len(self._open) > MAX_OPEN:
+            self._open.pop(0).release()
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the folder, or None where there is no such file.
+
+        NaN and Infinity are taken as numbers: transformers writes them into config.json.
+        Raises SourceError with line and column where the file is not JSON, or is not an object.
+        """
+        path = self.path(name)
+        if path is None:
+            return None
+        try:
+            size = path.stat().st_size
+            if size > MAX_JSON_BYTES:
+                raise SourceError(f"{name}: expected at most {MAX_JSON_BYTES} bytes, got {size}")
+            found = _parsed(name, path.read_bytes())
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        if not isinstance(found, dict):
+            raise SourceError(f"{name}: expected a JSON object, got {type(found).__name__}")
+        return found
+
+    def close(self) -> None:
+        """Close all files. Reads that are under way finish; later ones raise ValueError."""
+        self.closed = True
+        while self._open:
+            self._open.pop().release()
+
+
+def _parsed(name: str, text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        pass  # the standard library knows NaN and byte order marks, and names the line
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise SourceError(f"{name}: not valid JSON: {error.msg} at {place}", hint=_AGAIN) from error
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{name}: not valid JSON: no UTF-8 at byte {error.start}", hint=_AGAIN
+        ) from error
+    except RecursionError as error:
+        raise SourceError(f"{name}: not valid JSON: nested too deeply") from error
+    except ValueError as error:
+        raise SourceError(f"{name}: not valid JSON: {error}") from error
+
+
+_AGAIN = "the file may be damaged or cut short: download it again"
+
+
+def _ends(name: str, expected: int, size: int) -> SourceError:
+    return SourceError(
+        f"{name}: truncated: expected bytes up to {expected}, the file ends at {size}", hint=_AGAIN
+    )
+
+
+def _unreadable(name: str, error: OSError) -> SourceError:
+    return SourceError(f"{name}: cannot be read: {error.strerror or error}")
