@@ -1,0 +1,173 @@
+"""The tokenizer's files of a checkpoint, parsed and checked for shape; nothing is interpreted here."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..errors import TokenizerError
+
+# What a checkpoint has instead of tokenizer.json, and what that is called.
+OTHERS = {
+    "tiktoken.model": "a tiktoken vocabulary",
+    "tokenizer.model": "a SentencePiece vocabulary",
+    "tokenizer.model.v3": "a SentencePiece vocabulary",
+    "tekken.json": "a tekken vocabulary",
+    "spiece.model": "a SentencePiece vocabulary",
+    "vocab.json": "a slow tokenizer's vocab.json and merges.txt",
+    "vocab.txt": "a WordPiece vocabulary",
+}
+
+
+class Added(msgspec.Struct):
+    """An entry of `added_tokens`."""
+
+    id: int
+    content: str
+    special: bool = False
+    normalized: bool = True
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+
+
+class Model(msgspec.Struct):
+    """`model` of a BPE vocabulary."""
+
+    vocab: dict[str, int]
+    merges: list[str | tuple[str, str]]
+    type: str | None = None
+    dropout: float | None = None
+    unk_token: str | None = None
+    continuing_subword_prefix: str | None = None
+    end_of_word_suffix: str | None = None
+    fuse_unk: bool = False
+    byte_fallback: bool = False
+    ignore_merges: bool = False
+
+
+class TokenizerJson(msgspec.Struct):
+    """tokenizer.json, as far as it is looked at."""
+
+    model: Model
+    added_tokens: list[Added] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files that describe a tokenizer.
+
+    path       of tokenizer.json, for messages
+    raw        its bytes
+    config     tokenizer_config.json, or None if there is none
+    templates  chat templates that lie in files of their own: name -> Jinja text, "default" first
+    """
+
+    path: Path
+    raw: bytes
+    tokenizer: TokenizerJson
+    config: dict[str, Any] | None
+    templates: dict[str, str]
+
+
+def read(directory: Path) -> Files:
+    """Read and parse what describes the tokenizer. Raises TokenizerError with the file and the reason."""
+    path = directory / "tokenizer.json"
+    raw = _bytes(path)
+    if raw is None:
+        raise _missing(directory)
+    config = _json(directory / "tokenizer_config.json")
+    if config is not None and not isinstance(config, dict):
+        raise TokenizerError(f"{directory / 'tokenizer_config.json'}: expected an object at the top")
+    return Files(path, raw, _tokenizer(path, raw), config, _templates(directory))
+
+
+def _tokenizer(path: Path, raw: bytes) -> TokenizerJson:
+    try:
+        made = msgspec.json.decode(raw, type=TokenizerJson)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _known_model(path, raw)
+        raise TokenizerError(f"{path}: {error}") from None
+    if made.model.type not in ("BPE", None):
+        raise _unsupported(path, made.model.type)
+    if made.model.byte_fallback:
+        raise TokenizerError(f"{path}: SentencePiece vocabularies (byte_fallback) are not supported yet")
+    return made
+
+
+def _known_model(path: Path, raw: bytes) -> None:
+    """Say that a model type is not supported, rather than what its fields lack."""
+
+    class Kind(msgspec.Struct):
+        type: str | None = None
+
+    class Head(msgspec.Struct):
+        model: Kind
+
+    try:
+        kind = msgspec.json.decode(raw, type=Head).model.type
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if kind not in ("BPE", None):
+        raise _unsupported(path, kind)
+
+
+def _unsupported(path: Path, kind: str | None) -> TokenizerError:
+    return TokenizerError(f"{path}: expected a BPE vocabulary, got {kind}, which is not supported yet")
+
+
+def _missing(directory: Path) -> TokenizerError:
+    found = [name for name in OTHERS if (directory / name).is_file()]
+    if found:
+        return TokenizerError(
+            f"{directory}: expected tokenizer.json, found {found[0]}: {OTHERS[found[0]]} is not supported yet",
+            hint="`tokenizer.save_pretrained` of transformers writes a tokenizer.json for most models",
+        )
+    return TokenizerError(f"{directory}: expected tokenizer.json, found no tokenizer")
+
+
+def _templates(directory: Path) -> dict[str, str]:
+    single = _text(directory / "chat_template.jinja")
+    if single is not None:
+        more = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+        named = {path.stem: _text(path) or "" for path in more}
+        return {"default": single, **named}
+    other = _json(directory / "chat_template.json")
+    template = other.get("chat_template") if isinstance(other, dict) else None
+    return {"default": template} if isinstance(template, str) else {}
+
+
+def _json(path: Path) -> Any:
+    raw = _bytes(path)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def _text(path: Path) -> str | None:
+    raw = _bytes(path)
+    try:
+        return None if raw is None else raw.decode()
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path}: {error}") from None
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise TokenizerError(f"{path}: {error.strerror}") from None
