@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 # SPDX-License-Identifier: MIT
-"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.formats comes here."""
+"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs comes here."""
 
 from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc

@@ -1,0 +1,41 @@
+"""ggufmix: model checkpoints to quantized GGUF files, with rules that know the architecture.
+
+    plan, convert            from a checkpoint to what would be written, and to the file
+    encode, decode           rows of weights to blocks and back, byte for byte as llama.cpp
+    formats, tiers           what can be stored, and which instruction sets this CPU runs
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import GgufmixError
+    from .codecs import decode, encode, formats, tiers
+    from .pipeline import Options, convert, plan
+
+__all__ = ["GgufmixError", "Options", "convert", "decode", "encode", "formats", "plan", "tiers"]
+
+_HOMES = {
+    "GgufmixError": "errors",
+    "Options": "pipeline",
+    "convert": "pipeline",
+    "decode": "codecs",
+    "encode": "codecs",
+    "formats": "codecs",
+    "plan": "pipeline",
+    "tiers": "codecs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: `ggufmix --help` needs none of it. `ggufmix.formats` is the function, not the module.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ggufmix' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
