@@ -1,0 +1,61 @@
+"""Model families: a checkpoint's config and tensors to GGUF's keys, names and values. One file per
+family.
+
+`place` costs header work only: what it returns are views, and weights are read when their rows are
+asked for.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gguf import MODEL_ARCH
+
+from ..errors import ModelError
+from ..tensor import Tensor
+from . import qwen35
+from .claims import Claims
+from .config import Config, architecture
+from .model import Model, Parameters
+
+__all__ = ["CLASSES", "Model", "Parameters", "place"]
+
+Place = Callable[[MODEL_ARCH, Config, Claims, bool], Model]
+
+CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
+    hf_class: (arch, family.DEFAULTS[arch], family.place)
+    for hf_class, arch, family in (
+        ("Qwen3_5ForCausalLM", MODEL_ARCH.QWEN35, qwen35),
+        ("Qwen3_5ForConditionalGeneration", MODEL_ARCH.QWEN35, qwen35),
+        ("Qwen3_5MoeForCausalLM", MODEL_ARCH.QWEN35MOE, qwen35),
+        ("Qwen3_5MoeForConditionalGeneration", MODEL_ARCH.QWEN35MOE, qwen35),
+        ("Qwen3NextForCausalLM", MODEL_ARCH.QWEN3NEXT, qwen35),
+    )
+}
+"""Hugging Face class: its GGUF architecture, the defaults of its config class, and the family that
+places it.
+"""
+
+
+def place(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mtp: bool = True) -> Model:
+    """Place a checkpoint in its GGUF architecture.
+
+    config   config.json as it is stored
+    tensors  every weight of the checkpoint under its stored name; packed weights count as the one
+             they stand for
+    mtp      keep multi-token prediction blocks where the checkpoint has them
+    Raises ModelError for an unknown class, a config that is incomplete or that llama.cpp would
+    compute otherwise, a tensor whose shape does not follow from the config, and tensors that are
+    missing or that nothing claims.
+    """
+    name = architecture(config)
+    if name not in CLASSES:
+        raise ModelError(
+            f"config.json: architecture {name!r} is not known here; known are {', '.join(CLASSES)}",
+            hint="a GGUF of it that another tool made will do, once GGUF files can be read here",
+        )
+    arch, defaults, family = CLASSES[name]
+    return family(arch, Config(config, defaults), Claims(tensors), mtp)

@@ -1,0 +1,146 @@
+"""Claims: each tensor of a checkpoint goes to one place, or is left out for a stated reason."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..errors import ModelError
+from ..tensor import BF16, Array, Tensor
+
+_VISION = (
+    "model.visual.",
+    "visual.",
+    "vision_tower.",
+    "vision_model.",
+    "model.vision_tower.",
+    "mm_projector.",
+    "multi_modal_projector.",
+    "model.multi_modal_projector.",
+)
+_SHOWN = 5
+
+
+class _Missing(Tensor):
+    """Stands in for a tensor that is not there until all that are missing can be named at once."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        self.name, self.shape, self.dtype = name, shape, BF16
+
+    def rows(self, start: int, stop: int) -> Array:
+        raise AssertionError(f"{self.name} is missing, asked for rows {start} to {stop}")
+
+
+class Claims:
+    """The tensors of a checkpoint under the names they have in a plain text model.
+
+    "model.language_model.x", "language_model.model.x" and "model.x" are one name; so are
+    "model.mtp.x" and "mtp.x". The vision tower is left out at once. Messages spell a tensor as its
+    file does.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.notes: list[str] = []
+        self._open: dict[str, Tensor] = {}
+        self._missing: list[str] = []
+        self._prefix = next(
+            (p for p in ("model.language_model.", "language_model.model.") if _any(tensors, p)),
+            None,
+        )
+        vision = 0
+        for stored, tensor in tensors.items():
+            if stored.startswith(_VISION):
+                vision += 1
+            elif stored.endswith(".rotary_emb.inv_freq"):
+                continue  # computed by every runtime
+            else:
+                name = _plain(stored)
+                if name in self._open:
+                    raise ModelError(
+                        f"{stored}: another tensor of the checkpoint stands for {name} already"
+                    )
+                self._open[name] = tensor
+        self.vision = vision
+        if vision:
+            self.notes.append(
+                f"left out {vision} tensors of the vision tower: this file is the text model"
+            )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._open
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Shape of a tensor that is not claimed yet; None if there is none."""
+        return self._open[name].shape if name in self._open else None
+
+    def numbers(self, prefix: str) -> list[int]:
+        """The numbers after `prefix` in names of unclaimed tensors: "mtp.layers." gives [0]."""
+        heads = {
+            name[len(prefix) :].split(".", 1)[0] for name in self._open if name.startswith(prefix)
+        }
+        return sorted(int(head) for head in heads if head.isdecimal())
+
+    def claim(self, name: str, shape: Sequence[int]) -> Tensor:
+        """Take the tensor `name`. One that is missing is named by `finish`.
+
+        Raises ModelError if its shape is not the one that follows from the config.
+        """
+        tensor = self._open.pop(name, None)
+        if tensor is None:
+            self._missing.append(self._spelled(name))
+            return _Missing(name, tuple(shape))
+        if tensor.shape != tuple(shape):
+            raise ModelError(
+                f"{tensor.name}: expected shape {list(shape)} from config.json, "
+                f"got {list(tensor.shape)}",
+                hint="config.json is of another model, or the weights were saved in another layout",
+            )
+        return tensor
+
+    def leave_out(self, prefix: str, why: str) -> None:
+        """Leave out unclaimed tensors under `prefix`; `why` completes "left out N tensors"."""
+        names = [name for name in self._open if name.startswith(prefix)]
+        for name in names:
+            del self._open[name]
+        if names:
+            self.notes.append(f"left out {len(names)} tensors {why}")
+
+    def finish(self, arch: str) -> None:
+        """Raises ModelError if a tensor was missing or is left that nobody claimed, naming them."""
+        unclaimed = sorted(tensor.name for tensor in self._open.values())
+        found = []
+        if self._missing:
+            found.append(f"{len(self._missing)} missing ({_listed(self._missing)})")
+        if unclaimed:
+            found.append(f"{len(unclaimed)} that nothing in {arch} claims ({_listed(unclaimed)})")
+        if found:
+            hint = "config.json states another number of layers, or the checkpoint is incomplete"
+            if any(".switch_mlp." in name for name in unclaimed):
+                hint = "this is an MLX checkpoint; convert the original of transformers instead"
+            elif not self._missing:
+                hint = (
+                    "this version does not know that part; a file without it would be another model"
+                )
+            raise ModelError(f"the tensors do not fit {arch}: {'; '.join(found)}", hint=hint)
+
+    def _spelled(self, name: str) -> str:
+        return (
+            name.replace("model.", self._prefix, 1)
+            if self._prefix and name.startswith("model.")
+            else name
+        )
+
+
+def _any(names: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _plain(name: str) -> str:
+    plain = name.replace("language_model.", "", 1)
+    return plain.removeprefix("model.") if plain.startswith("model.mtp.") else plain
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

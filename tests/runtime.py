@@ -1,0 +1,187 @@
+"""Run GGUF files in llama.cpp itself, through the shared library inside the package xllamacpp.
+
+Parameter structs are passed as opaque, over-sized buffers that the library's own `*_default_params`
+fill; only the leading fields, which have long been stable, are set here.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import ctypes as C  # noqa: N812
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import xllamacpp
+
+_LIB = C.CDLL(glob.glob(os.path.join(os.path.dirname(xllamacpp.__file__), "xllamacpp*.so"))[0])
+
+
+class _Opaque(C.Structure):
+    _fields_ = [("words", C.c_uint32 * 512)]
+
+
+class _Batch(C.Structure):
+    _fields_ = [
+        ("n_tokens", C.c_int32),
+        ("token", C.POINTER(C.c_int32)),
+        ("embd", C.c_void_p),
+        ("pos", C.POINTER(C.c_int32)),
+        ("n_seq_id", C.POINTER(C.c_int32)),
+        ("seq_id", C.POINTER(C.POINTER(C.c_int32))),
+        ("logits", C.POINTER(C.c_int8)),
+    ]
+
+
+def _function(name, result, *arguments):
+    function = getattr(_LIB, name)
+    function.restype, function.argtypes = result, arguments
+    return function
+
+
+_model_defaults = _function("llama_model_default_params", _Opaque)
+_context_defaults = _function("llama_context_default_params", _Opaque)
+_load = _function("llama_model_load_from_file", C.c_void_p, C.c_char_p, _Opaque)
+_new_context = _function("llama_init_from_model", C.c_void_p, C.c_void_p, _Opaque)
+_free_model = _function("llama_model_free", None, C.c_void_p)
+_free_context = _function("llama_free", None, C.c_void_p)
+_vocab_of = _function("llama_model_get_vocab", C.c_void_p, C.c_void_p)
+_n_vocab_of = _function("llama_vocab_n_tokens", C.c_int32, C.c_void_p)
+_tokenize = _function(
+    "llama_tokenize",
+    C.c_int32,
+    C.c_void_p,
+    C.c_char_p,
+    C.c_int32,
+    C.POINTER(C.c_int32),
+    C.c_int32,
+    C.c_bool,
+    C.c_bool,
+)
+_new_batch = _function("llama_batch_init", _Batch, C.c_int32, C.c_int32, C.c_int32)
+_free_batch = _function("llama_batch_free", None, _Batch)
+_decode = _function("llama_decode", C.c_int32, C.c_void_p, _Batch)
+_logits_of = _function("llama_get_logits", C.POINTER(C.c_float), C.c_void_p)
+_memory_of = _function("llama_get_memory", C.c_void_p, C.c_void_p)
+_clear = _function("llama_memory_clear", None, C.c_void_p, C.c_bool)
+_LOG = C.CFUNCTYPE(None, C.c_int, C.c_char_p, C.c_void_p)
+_said: list[str] = []
+_listen = _LOG(lambda _level, text, _data: _said.append(text.decode(errors="replace")))
+_function("llama_log_set", None, _LOG, C.c_void_p)(_listen, None)
+_function("llama_backend_init", None)()
+
+
+class Llama:
+    """A model that llama.cpp has loaded on the CPU.
+
+    n_ctx  longest sequence, in tokens
+    Raises RuntimeError with llama.cpp's own last words if it refuses the file.
+    """
+
+    def __init__(self, path: str | Path, n_ctx: int = 512) -> None:
+        _said.clear()
+        self._context = None
+        self._model = _load(os.fsencode(path), _model_defaults())
+        if not self._model:
+            raise RuntimeError("llama.cpp refused the file: " + _last_words())
+        params = _context_defaults()
+        params.words[0:4] = (n_ctx, n_ctx, n_ctx, 1)  # n_ctx, n_batch, n_ubatch, n_seq_max
+        self._context = _new_context(self._model, params)
+        if not self._context:
+            self.close()
+            raise RuntimeError("llama.cpp made no context: " + _last_words())
+        self._vocab = _vocab_of(self._model)
+        self.n_vocab = int(_n_vocab_of(self._vocab))
+
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """Token ids of `text`; `special` recognises control tokens in it."""
+        raw = text.encode()
+        out = (C.c_int32 * (len(raw) + 16))()
+        n = _tokenize(self._vocab, raw, len(raw), out, len(out), False, special)
+        if n < 0:
+            raise RuntimeError(f"llama_tokenize returned {n}")
+        return list(out[:n])
+
+    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+        """Logits of every position, float32 (len(tokens), n_vocab), from an empty cache."""
+        n = len(tokens)
+        _clear(_memory_of(self._context), True)
+        batch = _new_batch(n, 0, 1)
+        try:
+            batch.n_tokens = n
+            for i, token in enumerate(tokens):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
+                batch.seq_id[i][0] = 0
+            if (code := _decode(self._context, batch)) != 0:
+                raise RuntimeError(f"llama_decode returned {code}: {_last_words()}")
+            return np.ctypeslib.as_array(_logits_of(self._context), (n, self.n_vocab)).copy()
+        finally:
+            _free_batch(batch)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._context:
+            _free_context(self._context)
+        if self._model:
+            _free_model(self._model)
+        self._context = self._model = None
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _last_words() -> str:
+    return "".join(_said[-6:]).strip()
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities, float64."""
+    logits = logits.astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def kl(base: np.ndarray, other: np.ndarray) -> float:
+    """Mean KL(base || other) in nats per position, of two arrays of logits (positions,
+    vocabulary).
+    """
+    p, q = log_softmax(base), log_softmax(other)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def perplexity(path: str | Path, tokens: Sequence[int], n_ctx: int = 512) -> float:
+    """exp(mean negative log likelihood) over whole windows of `n_ctx` tokens; every position but
+    the first is scored.
+    """
+    total, windows = 0.0, range(0, len(tokens) - n_ctx + 1, n_ctx)
+    with Llama(path, n_ctx) as model:
+        for start in windows:
+            window = list(tokens[start : start + n_ctx])
+            total -= log_softmax(model.logits(window))[np.arange(n_ctx - 1), window[1:]].sum()
+    return float(np.exp(total / (len(windows) * (n_ctx - 1))))
+
+
+def divergence(
+    path: str | Path, base: str | Path, tokens: Sequence[int], n_ctx: int = 512
+) -> float:
+    """Mean KL(base || path) of two GGUF files in nats per token, over whole windows of `n_ctx`
+    tokens.
+    """
+    found = []
+    with Llama(base, n_ctx) as reference, Llama(path, n_ctx) as model:
+        for start in range(0, len(tokens) - n_ctx + 1, n_ctx):
+            window = tokens[start : start + n_ctx]
+            found.append(kl(reference.logits(window), model.logits(window)))
+    return float(np.mean(found))
