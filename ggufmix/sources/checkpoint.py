@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +140,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """
     at = Path(path)
     try:
-        is_folder = at.stat() and at.is_dir()
+        is_folder = stat.S_ISDIR(at.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         hint = "download the checkpoint first, then give its folder"
         raise UsageError(f"{shown(str(at))}: no such file or folder", hint=hint) from error

@@ -132,7 +132,7 @@ class UnreadTensor(StoredTensor):
 
     __slots__ = ()
 
-    def rows(self, start: int, stop: int) -> Array:
+    def rows(self, start: int, stop: int) -> Array:  # noqa: ARG002
         """Raise SourceError: there is nothing else to do with such rows."""
         where = f"{self.file}: {shown(self.name)}"
         raise SourceError(
