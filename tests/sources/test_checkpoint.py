@@ -168,7 +168,7 @@ def test_side_files(tmp_path: Path) -> None:
 
 
 def test_infinity_in_a_config_is_a_number(tmp_path: Path) -> None:
-    """The transformers library writes `Infinity` (time_step_limit of Mamba2 models): not JSON, but meant."""
+    """Configs of Mamba2 models have an `Infinity` in time_step_limit: not JSON, but meant."""
     single(tmp_path)
     (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, Infinity]}')
     with open_checkpoint(tmp_path) as checkpoint:
@@ -278,6 +278,18 @@ def test_a_file_cut_short_meanwhile_is_noticed(tmp_path: Path) -> None:
         os.truncate(tmp_path / "model.safetensors", 150)
         with pytest.raises(SourceError, match=r"model\.safetensors: truncated"):
             checkpoint.tensors["a.weight"].rows(0, 4)
+
+
+def test_a_read_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems read at most 2 GiB at once, and less after a signal: the rest is read then."""
+    whole = os.preadv
+
+    def pieces(fd: int, buffers: list[memoryview], offset: int) -> int:
+        return whole(fd, [buffers[0][:5]], offset)
+
+    monkeypatch.setattr(os, "preadv", pieces)
+    with open_checkpoint(single(tmp_path)) as checkpoint:
+        assert checkpoint.tensors["a.weight"].all().tolist() == counted(4, 8).tolist()
 
 
 def test_stored_tensors_can_be_stacked(tmp_path: Path) -> None:

@@ -200,7 +200,15 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["../out.safetensors", "a/../../out.safetensors", "..\\out.safetensors", "", "a\0"]
+    "name",
+    [
+        "../out.safetensors",
+        "a/../../out.safetensors",
+        f"in/../{FIRST}",
+        "..\\out.safetensors",
+        "",
+        "a\0",
+    ],
 )
 def test_an_index_does_not_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
     """A name with `..` is refused, though such a file is there."""
