@@ -1,9 +1,9 @@
 """What GGUF can store, and how rows of weights become its blocks and come back.
 
 A Format is a storage type, named as `gguf.GGMLQuantizationType` names it. An Encoder is a way to
-write one: each compiled format has its own, and Q4_X is a second one of Q4_0. Both are made from the
-compiled table (ext/formats.def); formats that are not in it are known from the `gguf` package, which
-also decodes them.
+write one: each compiled format has its own, and Q4_X is a second one of Q4_0. Both are made from
+the compiled table (ext/formats.def); formats that are not in it are known from the `gguf` package,
+which also decodes them.
 
 The bytes are those of llama.cpp's `ggml_quantize_chunk` on x86-64, on every CPU and in every tier
 (set of instructions).
@@ -38,7 +38,7 @@ T = TypeVar("T")
 Importance = Literal["NONE", "OPTIONAL", "REQUIRED"]
 
 FORMATS: dict[str, Format]
-"""Every type that a GGUF file can hold, by name. Made on first use, as it needs the `gguf` package."""
+"""Every type that a GGUF file can hold, by name. Made on first use: it needs the `gguf` package."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +363,7 @@ def _per_matrix(importance: ArrayLike | None) -> NDArray[np.float32] | None:
         raise ImportanceError(
             f"expected importance of shape (cols,) or (matrices, cols), got {array.shape}"
         )
-    return array.reshape(-1, array.shape[-1]) if array.size else array.reshape(-1, 0)
+    return array[np.newaxis] if array.ndim == 1 else array
 
 
 def _weights(
