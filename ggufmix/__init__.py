@@ -1,8 +1,8 @@
 """ggufmix: model checkpoints to quantized GGUF files, with rules that know the architecture.
 
-    plan, convert            from a checkpoint to what would be written, and to the file
-    encode, decode           rows of weights to blocks and back, byte for byte as llama.cpp
-    formats, tiers           what can be stored, and which instruction sets this CPU runs
+plan, convert            from a checkpoint to what would be written, and to the file
+encode, decode           rows of weights to blocks and back, byte for byte as llama.cpp
+formats, tiers           what can be stored, and which instruction sets this CPU runs
 """
 
 # SPDX-License-Identifier: MIT
@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .errors import GgufmixError
     from .codecs import decode, encode, formats, tiers
+    from .errors import GgufmixError
     from .pipeline import Options, convert, plan
 
 __all__ = ["GgufmixError", "Options", "convert", "decode", "encode", "formats", "plan", "tiers"]
@@ -31,7 +31,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: `ggufmix --help` needs none of it. `ggufmix.formats` is the function, not the module.
+    # Loaded on first use: `ggufmix --help` needs none of it. `ggufmix.formats` is the
+    # function, not the module.
     if name not in _HOMES:
         raise AttributeError(f"module 'ggufmix' has no attribute {name!r}")
     from importlib import import_module

@@ -1,8 +1,9 @@
 """GGUF headers: the key-values and tensor infos of a version 3 file, to bytes and back.
 
-Layout (little-endian; specification: ggml's docs/gguf.md): magic "GGUF", u32 version, u64 number of tensors, u64 number of
-key-values; the key-values; the tensor infos; zeros up to the alignment; then the data. `header` is a pure function: a plan takes
-the length of what it returns, the writer writes it.
+Layout (little-endian; specification: ggml's docs/gguf.md): magic "GGUF", u32 version, u64 number of
+tensors, u64 number of key-values; the key-values; the tensor infos; zeros up to the alignment; then
+the data. `header` is a pure function: a plan takes the length of what it returns, the writer writes
+it.
 """
 
 # SPDX-License-Identifier: MIT
@@ -102,7 +103,9 @@ def aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
-def header(values: Mapping[str, Value], infos: Iterable[TensorInfo], alignment: int = ALIGNMENT) -> bytes:
+def header(
+    values: Mapping[str, Value], infos: Iterable[TensorInfo], alignment: int = ALIGNMENT
+) -> bytes:
     """The bytes in front of the tensor data, padding included."""
     infos = list(infos)
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(infos), len(values))]
@@ -151,8 +154,8 @@ class Header:
 def read_header(file: BinaryIO, size: int, where: str) -> Header:
     """Read the header of an open GGUF file of `size` bytes; `where` names it in errors.
 
-    Counts and lengths are held against the bytes that are left before anything is allocated for them.
-    Raises SourceError for a wrong magic or version, a truncated or contradictory header.
+    Counts and lengths are held against the bytes that are left before anything is allocated for
+    them. Raises SourceError for a wrong magic or version, a truncated or contradictory header.
     """
     return _Reader(file, size, where).header()
 
@@ -164,11 +167,16 @@ class _Reader:
     def header(self) -> Header:
         magic = self.take(4, "the magic")
         if magic != MAGIC:
-            raise SourceError(f"{self.where}: expected the magic {MAGIC!r}, got {magic!r}", hint="this is no GGUF file")
+            raise SourceError(
+                f"{self.where}: expected the magic {MAGIC!r}, got {magic!r}",
+                hint="this is no GGUF file",
+            )
         (version,) = struct.unpack("<I", self.take(4, "the version"))
         if version not in (2, 3):
             hint = "the file is big-endian" if version in (0x02000000, 0x03000000) else None
-            raise SourceError(f"{self.where}: expected GGUF version 2 or 3, got {version}", hint=hint)
+            raise SourceError(
+                f"{self.where}: expected GGUF version 2 or 3, got {version}", hint=hint
+            )
         n_tensors, n_values = struct.unpack("<QQ", self.take(16, "the counts"))
         self.fits(n_values, 13, "key-values")
         self.fits(n_tensors, 24, "tensors")
@@ -181,7 +189,9 @@ class _Reader:
         alignment_value = values.get("general.alignment")
         alignment = alignment_value.data if alignment_value else ALIGNMENT
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-            raise SourceError(f"{self.where}: general.alignment: expected a power of two, got {alignment!r}")
+            raise SourceError(
+                f"{self.where}: general.alignment: expected a power of two, got {alignment!r}"
+            )
         tensors = [self.info() for _ in range(n_tensors)]
         names = {t.name for t in tensors}
         if len(names) != len(tensors):
@@ -192,7 +202,9 @@ class _Reader:
         name = self.string("a tensor name").decode(errors="replace")
         (n_dims,) = struct.unpack("<I", self.take(4, name))
         if n_dims > MAX_DIMS:
-            raise SourceError(f"{self.where}: {name}: expected at most {MAX_DIMS} dimensions, got {n_dims}")
+            raise SourceError(
+                f"{self.where}: {name}: expected at most {MAX_DIMS} dimensions, got {n_dims}"
+            )
         *shape, kind, offset = struct.unpack(f"<{n_dims}QIQ", self.take(8 * n_dims + 12, name))
         if kind not in GGMLQuantizationType._value2member_map_:
             raise SourceError(f"{self.where}: {name}: unknown tensor type {kind}")
@@ -236,7 +248,8 @@ class _Reader:
     def take(self, n: int, what: str) -> bytes:
         if n > self.size - self.at:
             raise SourceError(
-                f"{self.where}: truncated: {what} needs {n} bytes at {self.at}, the file has {self.size}"
+                f"{self.where}: truncated: {what} needs {n} bytes at {self.at}, "
+                f"the file has {self.size}"
             )
         data = self.file.read(n)
         if len(data) != n:
@@ -247,5 +260,5 @@ class _Reader:
     def fits(self, count: int, each: int, what: str) -> None:
         if count * each > self.size - self.at:
             raise SourceError(
-                f"{self.where}: {count} {what} cannot fit in the {self.size - self.at} bytes that are left"
+                f"{self.where}: {count} {what} cannot fit in the {self.size - self.at} bytes left"
             )

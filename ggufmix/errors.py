@@ -1,7 +1,8 @@
 """Every error that ggufmix raises on purpose: one family, each with an optional hint.
 
-A message says what was expected, what came, and where (file, tensor, row). The hint says what to do about it;
-the command line prints it on a line of its own. `exit_code` is what the process ends with.
+A message says what was expected, what came, and where (file, tensor, row). The hint says what to do
+about it; the command line prints it on a line of its own. `exit_code` is what the process ends
+with.
 """
 
 # SPDX-License-Identifier: MIT
@@ -18,7 +19,9 @@ class GgufmixError(Exception):
 
 
 class UsageError(GgufmixError):
-    """A request that cannot be meant: an unknown type, recipe or option, a source that is not there."""
+    """A request that cannot be meant: an unknown type, recipe or option, a source that is not
+    there.
+    """
 
     exit_code = 2
 
@@ -28,7 +31,7 @@ class SourceError(GgufmixError):
 
 
 class ModelError(GgufmixError):
-    """The checkpoint is readable, but its config, tensors or vocabulary do not make a known model."""
+    """The checkpoint is readable, but config, tensors or vocabulary do not make a known model."""
 
 
 class TokenizerError(GgufmixError):
@@ -52,7 +55,9 @@ class ImportanceError(FormatError):
 
 
 class ValueAtError(FormatError):
-    """A value at one place cannot be stored; `row` and `column` (0-based, rows counted over all matrices) say where."""
+    """A value at one place cannot be stored; `row` and `column` (0-based, rows counted over all
+    matrices) say where.
+    """
 
     def __init__(self, message: str, *, row: int, column: int, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

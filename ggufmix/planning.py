@@ -1,0 +1,175 @@
+"""The Plan: every tensor of the output with its type, the reason, its exact bytes and offset, and
+the header in front of them.
+
+A plan costs headers only. `lay_out` takes tensors with their decisions and gives a Plan; nothing
+here reads a weight.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from gguf import GGMLQuantizationType
+
+from .codecs import Encoder
+from .container import MAX_NAME_BYTES, TensorInfo, Value, aligned, header
+from .errors import ModelError
+from .tensor import Placed
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One tensor of the output.
+
+    encoder  writes it; `encoder.format` is what is stored
+    reason   why this type
+    asked    the type that was wanted where the shape did not allow it, else None
+    n_bytes  of its data, without padding
+    offset   from the start of the tensor data, in bytes
+    """
+
+    placed: Placed
+    encoder: Encoder
+    reason: str
+    asked: Encoder | None
+    n_bytes: int
+    offset: int
+
+    @property
+    def name(self) -> str:
+        """GGUF name."""
+        return self.placed.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """GGUF order: row length first."""
+        return self.placed.tensor.shape[::-1] or (1,)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stored row."""
+        return self.encoder.format.row_bytes(self.placed.tensor.cols)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written, decided. `notes` are sentences the user should read; `warnings` louder
+    ones.
+    """
+
+    recipe: str
+    architecture: str
+    values: Mapping[str, Value]
+    tensors: tuple[Planned, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    sources: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def header(self) -> bytes:
+        """The bytes in front of the tensor data."""
+        return header(self.values, (_info(t) for t in self.tensors))
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of all tensor data, padding included."""
+        last = self.tensors[-1]
+        return aligned(last.offset + last.n_bytes)
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the file, to the byte."""
+        return len(self.header) + self.data_bytes
+
+    @property
+    def n_weights(self) -> int:
+        """Weights of all tensors."""
+        return sum(t.placed.tensor.n_values for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data for one weight, padding not counted."""
+        return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights
+
+    def by(self, key: str) -> list[tuple[str, int, int, int]]:
+        """(type or role, tensors, weights, bytes), largest first; key is "type" or "role"."""
+        tensors: Counter[str] = Counter()
+        weights: Counter[str] = Counter()
+        n_bytes: Counter[str] = Counter()
+        for t in self.tensors:
+            name = t.encoder.format.name if key == "type" else t.placed.role
+            tensors[name] += 1
+            weights[name] += t.placed.tensor.n_values
+            n_bytes[name] += t.n_bytes
+        return [(name, tensors[name], weights[name], size) for name, size in n_bytes.most_common()]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `plan --json`: plain values only."""
+        return {
+            "recipe": self.recipe,
+            "architecture": self.architecture,
+            "tensors": [
+                {
+                    "name": t.name,
+                    "shape": list(t.shape),
+                    "role": t.placed.role,
+                    "layer": t.placed.layer,
+                    "type": t.encoder.format.name,
+                    "encoder": t.encoder.name,
+                    "asked": t.asked.name if t.asked else None,
+                    "reason": t.reason,
+                    "bytes": t.n_bytes,
+                    "offset": t.offset,
+                }
+                for t in self.tensors
+            ],
+            "types": {
+                name: {"tensors": n, "weights": w, "bytes": b} for name, n, w, b in self.by("type")
+            },
+            "roles": {
+                name: {"tensors": n, "weights": w, "bytes": b} for name, n, w, b in self.by("role")
+            },
+            "weights": self.n_weights,
+            "bits_per_weight": self.bits_per_weight,
+            "header_bytes": len(self.header),
+            "total_bytes": self.total_bytes,
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+
+def in_order(placed: Iterable[Placed]) -> list[Placed]:
+    """The order that llama-quantize writes: outside the blocks first, then by layer, then by the
+    bytes of the name.
+    """
+    return sorted(placed, key=lambda p: (-1 if p.layer is None else p.layer, p.name.encode()))
+
+
+def lay_out(decided: Iterable[tuple[Placed, Encoder, str, Encoder | None]]) -> tuple[Planned, ...]:
+    """Sizes and offsets for tensors in file order, each with (encoder, reason, asked).
+
+    Raises ModelError for a name that llama.cpp cannot hold or that appears twice.
+    """
+    planned = []
+    offset = 0
+    seen = set()
+    for placed, encoder, reason, asked in decided:
+        if len(placed.name.encode()) > MAX_NAME_BYTES:
+            raise ModelError(f"{placed.name}: expected a name of at most {MAX_NAME_BYTES} bytes")
+        if placed.name in seen:
+            raise ModelError(f"{placed.name}: two tensors of the checkpoint become this one")
+        seen.add(placed.name)
+        n_bytes = encoder.format.row_bytes(placed.tensor.cols) * placed.tensor.n_rows
+        planned.append(Planned(placed, encoder, reason, asked, n_bytes, offset))
+        offset = aligned(offset + n_bytes)
+    return tuple(planned)
+
+
+def _info(t: Planned) -> TensorInfo:
+    return TensorInfo(t.name, t.shape, GGMLQuantizationType(t.encoder.format.id), t.offset)

@@ -1,0 +1,257 @@
+"""Writing a Plan: header first, then row bands, encoded by a pool of threads straight to their
+offsets.
+
+The file is `OUT.part` until it is whole, on disk and renamed. Bands are a pure function of the
+plan, each goes to its own place, and what is counted are integers: the same bytes and the same
+report come out of any number of threads.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .codecs import encode_band
+from .errors import NotFiniteError, OutlierError, WriteError
+from .planning import Planned
+from .tensor import DTYPE_NAMES
+
+BAND_BYTES = 2 << 20
+"""Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
+hundreds in flight.
+"""
+
+Progress = Callable[[str, int], None]
+"""Called after each band with the tensor's name and the source bytes done; from several threads,
+one at a time.
+"""
+
+
+@dataclass(slots=True)
+class Losses:
+    """What was merely lossy, in blocks: `flushed` scales went to zero, in `wiped` blocks one value
+    drowned all others.
+    """
+
+    flushed: int = 0
+    wiped: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the bands of a run added up to, by tensor name."""
+
+    losses: dict[str, Losses] = field(default_factory=dict)
+    outliers: dict[str, OutlierError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of the output: its path, its header, and its tensors with offsets relative to the
+    end of the header.
+    """
+
+    path: Path
+    header: bytes
+    tensors: Sequence[Planned]
+    size: int
+
+
+def write(
+    parts: Sequence[Part],
+    *,
+    threads: int,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Tally:
+    """Write every part, then rename them into place.
+
+    Raises WriteError where the output exists, the disk has too little room or refuses, and any
+    error of reading or encoding; nothing that looks finished is left behind.
+    """
+    for part in parts:
+        if part.path.exists() and not overwrite:
+            raise WriteError(f"{part.path} exists", hint="--overwrite replaces it")
+        if not part.path.parent.is_dir():
+            raise WriteError(f"{part.path.parent} is no directory", hint="create it first")
+        if part.path.is_dir():
+            raise WriteError(f"{part.path} is a directory, expected the name of a file")
+    needed, folder = sum(p.size for p in parts), parts[0].path.parent
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise WriteError(
+            f"{folder}: too little space: {needed} bytes needed, {free} free",
+            hint="nothing was written",
+        )
+    tally = Tally()
+    begun: list[Path] = []
+    try:
+        for part in parts:
+            begun.append(_unfinished(part.path))
+            _write_part(part, begun[-1], threads, progress, tally)
+        for part in parts:
+            os.replace(_unfinished(part.path), part.path)
+        _sync_folder(folder)
+    except BaseException as error:
+        for path in begun:
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WriteError(
+                f"{parts[0].path}: {error.strerror}", hint=_disk_hint(error)
+            ) from error
+        raise
+    return tally
+
+
+def scan(tensors: Sequence[Planned], *, threads: int, progress: Progress | None = None) -> Tally:
+    """Encode everything, keep nothing but what is counted; outliers are collected, not raised."""
+    tally = Tally()
+    _run(tensors, lambda *_: None, threads, progress, tally, collect=True)
+    return tally
+
+
+def _write_part(
+    part: Part, path: Path, threads: int, progress: Progress | None, tally: Tally
+) -> None:
+    out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        _reserve(out, part.size)
+        _put(out, part.header, 0)
+        base = len(part.header)
+        _run(
+            part.tensors,
+            lambda planned, start, blocks: _put(
+                out, blocks, base + planned.offset + start * planned.row_bytes
+            ),
+            threads,
+            progress,
+            tally,
+        )
+        os.fsync(out)
+    finally:
+        os.close(out)
+
+
+def _run(
+    tensors: Sequence[Planned],
+    put: Callable[[Planned, int, memoryview], None],
+    threads: int,
+    progress: Progress | None,
+    tally: Tally,
+    *,
+    collect: bool = False,
+) -> None:
+    bands = enumerate(_bands(tensors))
+    lock = threading.Lock()
+    failures: list[tuple[int, BaseException]] = []
+
+    def work() -> None:
+        while True:
+            with lock:
+                number, band = (-1, None) if failures else next(bands, (-1, None))
+            if band is None:
+                return
+            planned, start, stop = band
+            try:
+                flushed, wiped = _encode(planned, start, stop, put)
+            except BaseException as error:
+                with lock:
+                    if collect and isinstance(error, OutlierError):
+                        first = tally.outliers.get(planned.name)
+                        if first is None or error.row < first.row:
+                            tally.outliers[planned.name] = error
+                        continue
+                    failures.append((number, error))
+                return
+            with lock:
+                if flushed or wiped:
+                    losses = tally.losses.setdefault(planned.name, Losses())
+                    losses.flushed += flushed
+                    losses.wiped += wiped
+                if progress is not None:
+                    tensor = planned.placed.tensor
+                    progress(planned.name, (stop - start) * tensor.cols * tensor.dtype.itemsize)
+
+    pool = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
+    for thread in pool:
+        thread.start()
+    try:
+        work()
+    except BaseException as error:  # Ctrl-C reaches the main thread only
+        failures.append((-1, error))
+    for thread in pool:
+        thread.join()
+    if failures:
+        raise min(failures, key=lambda f: f[0])[1]
+
+
+def _encode(
+    planned: Planned, start: int, stop: int, put: Callable[[Planned, int, memoryview], None]
+) -> tuple[int, int]:
+    tensor = planned.placed.tensor
+    try:
+        encoded = encode_band(tensor.rows(start, stop), planned.encoder)
+    except (NotFiniteError, OutlierError) as error:
+        kind = type(error)
+        raise kind(
+            f"{planned.name} (from {tensor.name}, stored as {DTYPE_NAMES[tensor.dtype]}): {error} "
+            f"at row {start + error.row}, column {error.column}",
+            row=start + error.row,
+            column=error.column,
+            hint=error.hint,
+        ) from error
+    put(planned, start, encoded.blocks.data.cast("B"))
+    return encoded.flushed, encoded.wiped
+
+
+def _bands(tensors: Sequence[Planned]) -> Iterator[tuple[Planned, int, int]]:
+    for planned in tensors:
+        tensor = planned.placed.tensor
+        wanted = max(1, BAND_BYTES // (tensor.cols * tensor.dtype.itemsize))
+        step = max(tensor.unit, wanted // tensor.unit * tensor.unit)
+        for matrix in range(0, tensor.n_rows, tensor.matrix_rows):
+            end = matrix + tensor.matrix_rows
+            for start in range(matrix, end, step):
+                yield planned, start, min(start + step, end)
+
+
+def _put(out: int, data: bytes | memoryview, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        n = os.pwrite(out, view, at)
+        view, at = view[n:], at + n
+
+
+def _reserve(out: int, size: int) -> None:
+    try:
+        os.posix_fallocate(out, 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            errno.EOPNOTSUPP,
+            errno.EINVAL,
+            errno.ENOSYS,
+        ):
+            raise
+        os.ftruncate(out, size)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
+def _disk_hint(error: OSError) -> str | None:
+    return "the disk is full" if error.errno == errno.ENOSPC else None

@@ -1,0 +1,154 @@
+"""The command as a person or a script meets it: streams, exit codes, words."""
+
+# SPDX-License-Identifier: MIT
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def ggufmix(*arguments: object, **more: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ggufmix", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+
+
+def test_plan_json_is_for_machines(example: Path) -> None:
+    """Stdout is one JSON document with the promised keys; what is said besides goes to stderr."""
+    done = ggufmix("plan", example, "--json")
+    assert done.returncode == 0
+    made = json.loads(done.stdout)
+    assert {"name", "shape", "role", "type", "encoder", "reason", "bytes"} <= made["tensors"][
+        0
+    ].keys()
+    by_name = {t["name"]: t for t in made["tensors"]}
+    assert by_name["blk.0.ffn_down_exps.weight"]["shape"] == [128, 256, 4]
+    assert by_name["blk.0.ssm_alpha.weight"]["reason"] == "protect: gates"
+    assert made["total_bytes"] > 4_000_000
+    assert "qwen35" in done.stderr
+    assert "recognised" in done.stderr
+
+
+def test_plan_lists_every_tensor_and_the_exact_size(example: Path, tmp_path: Path) -> None:
+    """The table has a line for each tensor; its last line names the size of the file that convert
+    writes.
+    """
+    done = ggufmix("plan", example)
+    out = tmp_path / "x.gguf"
+    assert ggufmix("convert", example, "--outfile", out).returncode == 0
+    lines = done.stdout.splitlines()
+    for tensor in json.loads(ggufmix("plan", example, "--json").stdout)["tensors"]:
+        assert sum(line.startswith(tensor["name"] + " ") for line in lines) == 1
+    assert f"{out.stat().st_size:,} bytes" in lines[-1]
+
+
+def test_convert_says_its_result_on_stdout_only(example: Path, tmp_path: Path) -> None:
+    """Stdout holds one line, the result; an existing output is refused with exit 1 and a hint."""
+    out = tmp_path / "x.gguf"
+    done = ggufmix("convert", example, "-o", out)
+    assert (done.returncode, done.stdout.count("\n")) == (0, 1)
+    assert done.stdout.startswith(f"{out}: ")
+    again = ggufmix("convert", example, "-o", out)
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    assert "hint: --overwrite" in again.stderr
+    assert again.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--nonsense"],
+        ["plan"],
+        ["plan", "nowhere"],
+        ["plan", "{src}", "--recipe", "q9"],
+        ["plan", "{src}", "--set", "ffn_down_exps=Q9"],
+        ["plan", "{src}", "--set", "nothing"],
+        ["plan", "{src}", "--tensor-type", "nothing_here=Q8_0"],
+        ["plan", "{src}", "--gates", "f8"],
+        ["plan", "{src}", "--mirror", "ollama"],
+        ["plan", "{src}", "--tokenizer-pre", "nobody"],
+        ["convert", "{src}"],
+        ["convert", "{src}", "-o", "x.gguf", "--threads", "0"],
+        ["inspect", "nowhere"],
+    ],
+    ids=" ".join,
+)
+def test_what_cannot_be_meant_is_exit_2(example: Path, arguments: list[str]) -> None:
+    """An unknown option, recipe, type, role or a missing source: exit 2, nothing on stdout, no
+    traceback.
+    """
+    done = ggufmix(*(str(example) if a == "{src}" else a for a in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_that_is_wrong_is_exit_1(model: Path, tmp_path: Path) -> None:
+    """A damaged checkpoint: exit 1, the file named, nothing written."""
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    done = ggufmix("convert", model, "-o", tmp_path / "x.gguf")
+    assert done.returncode == 1
+    assert "model.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x.gguf").exists()
+
+
+def test_inspect_a_directory_and_a_file(example: Path, tmp_path: Path) -> None:
+    """Both say architecture, types and which layers are recurrent."""
+    out = tmp_path / "x.gguf"
+    ggufmix("convert", example, "-o", out)
+    for src, kind in ((example, "BF16"), (out, "Q8_0")):
+        found = json.loads(ggufmix("inspect", src, "--json").stdout)
+        assert found["architecture"] == "qwen35moe"
+        assert (found["recurrent_layers"], found["attention_layers"]) == ("0-2", "3")
+        assert next(iter(found["types"])) == kind
+        assert found["metadata"]["qwen35moe.block_count"] == 4
+    text = ggufmix("inspect", out).stdout
+    assert "qwen35moe.expert_count" in text
+    assert "tokenizer.ggml.tokens" in text
+
+
+def test_inspect_a_damaged_file(tmp_path: Path) -> None:
+    """A file that is no GGUF, or cut short, is exit 1 with its name."""
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF\x03\0\0\0" + b"\xff" * 16)
+    done = ggufmix("inspect", bad)
+    assert done.returncode == 1
+    assert "bad.gguf" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_quick_and_loads_no_numbers() -> None:
+    """`--help` needs neither numpy nor gguf nor the compiled part."""
+    code = (
+        "import sys; from ggufmix.cli import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        "assert not {'numpy', 'gguf', 'tokenizers', 'ggufmix._core'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "convert" in done.stdout
+
+
+def test_no_colour_and_no_bar_when_piped(example: Path, tmp_path: Path) -> None:
+    """Piped output has no escape codes, on either stream."""
+    environment = {**os.environ, "FORCE_COLOR": ""}
+    done = ggufmix("convert", example, "-o", tmp_path / "x.gguf", env=environment)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_formats_and_recipes_list_what_there_is() -> None:
+    """`formats` tells what can be encoded from what is decoded only; `recipes` says who each is
+    for.
+    """
+    rows = {r["type"]: r for r in json.loads(ggufmix("formats", "--json").stdout)}
+    assert rows["Q8_0"]["encodes"]
+    assert rows["Q4_0"]["encoders"] == ["Q4_0", "Q4_X"]
+    assert not rows["IQ2_XXS"]["encodes"]
+    assert "q8_0" in ggufmix("recipes").stdout

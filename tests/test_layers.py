@@ -1,0 +1,89 @@
+"""The house rules that no type checker sees: who may import whom, and how large a file may grow."""
+
+# SPDX-License-Identifier: MIT
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ggufmix"
+
+LEAVES = {"errors", "tensor", "codecs", "container", "_core"}
+NOUNS = LEAVES | {"planning"}
+MAY_IMPORT = {
+    "errors": set(),
+    "tensor": {"errors"},
+    "codecs": {"errors", "_core"},
+    "container": {"errors"},
+    "planning": LEAVES,
+    "rules": NOUNS,
+    "writer": NOUNS,
+    "general": NOUNS,
+    "tokenizer": NOUNS,
+    "sources": NOUNS,
+    "models": NOUNS,
+    "report": {"errors"},
+    "progress": {"errors", "report"},
+    "runtime": {"errors"},
+    "inspection": NOUNS | {"models", "sources"},
+    "pipeline": NOUNS | {"general", "models", "rules", "sources", "tokenizer", "writer"},
+    "cli": {
+        "codecs",
+        "errors",
+        "inspection",
+        "pipeline",
+        "planning",
+        "progress",
+        "report",
+        "rules",
+    },
+    "__init__": {"codecs", "errors", "pipeline"},
+    "__main__": {"cli"},
+}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    """The module or subpackage right under the package."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Rooms of the package that a module imports from, its own left out."""
+    depth = len(path.relative_to(PACKAGE).parts)
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            found |= {node.module.split(".")[0]} if node.module else {a.name for a in node.names}
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and node.level == 0
+            and (node.module or "").startswith("ggufmix")
+        ):
+            found |= (
+                {node.module.split(".")[1]} if "." in node.module else {a.name for a in node.names}
+            )
+    return found - {room(path)}
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_flow_one_way(path: Path) -> None:
+    """A module imports only from the rooms below it: siblings meet in the pipeline."""
+    assert imported(path) <= MAY_IMPORT[room(path)]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_python_fits_in_mind(path: Path) -> None:
+    """No module outgrows about 400 lines."""
+    assert len(path.read_text().splitlines()) <= 420
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "ext").rglob("*.[ch]")), ids=lambda p: p.name)
+def test_c_fits_in_mind(path: Path) -> None:
+    """No C file outgrows about 300 lines."""
+    assert len(path.read_text().splitlines()) <= 320

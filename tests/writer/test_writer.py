@@ -1,0 +1,155 @@
+"""What is on disk after a run, whole or broken."""
+
+# SPDX-License-Identifier: MIT
+
+import threading
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ggufmix import writer
+from ggufmix.codecs import decode, encoder
+from ggufmix.errors import NotFiniteError, OutlierError, WriteError
+from ggufmix.planning import Plan, lay_out
+from ggufmix.tensor import Placed, Tensor, held
+
+
+def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
+    placed = [Placed(name, "FFN_UP", 0, held("source " + name, x)) for name, x in values.items()]
+    return Plan("q8_0", "qwen35", {}, lay_out((p, encoder(kind), "test", None) for p in placed))
+
+
+def write(made: Plan, path: Path, threads: int = 2, **more: object) -> writer.Tally:
+    part = writer.Part(path, made.header, made.tensors, made.total_bytes)
+    return writer.write([part], threads=threads, **more)  # type: ignore[arg-type]
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal(shape).astype(ml_dtypes.bfloat16)
+
+
+def test_the_same_bytes_for_any_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bands go to their own places: one thread or seven, one band or hundreds, the file is the
+    same, and is what was planned.
+    """
+    made = plan({"a": noise(300, 256), "b": noise(4, 70, 64), "c": noise(64)})
+    write(made, tmp_path / "one.gguf", threads=1)
+    monkeypatch.setattr(writer, "BAND_BYTES", 1000)
+    write(made, tmp_path / "seven.gguf", threads=7)
+    raw = (tmp_path / "one.gguf").read_bytes()
+    assert raw == (tmp_path / "seven.gguf").read_bytes()
+    assert len(raw) == made.total_bytes
+    at = len(made.header) + made.tensors[1].offset
+    blocks = np.frombuffer(raw[at : at + made.tensors[1].n_bytes], np.uint8).reshape(280, -1)
+    assert (
+        np.abs(decode(blocks, "Q8_0") - noise(4, 70, 64).reshape(280, 64).astype(np.float32)).max()
+        < 0.02
+    )
+
+
+def test_bands_do_not_cross_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A band belongs to one expert, and is a multiple of the tensor's unit where it can be."""
+    made = plan({"a": noise(3, 70, 64)})
+    made.tensors[0].placed.tensor.unit = 8
+    monkeypatch.setattr(writer, "BAND_BYTES", 128 * 30)
+    spans = [(start, stop) for _, start, stop in writer._bands(made.tensors)]
+    assert spans == [(m + s, m + min(s + 24, 70)) for m in (0, 70, 140) for s in (0, 24, 48)]
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_nan_is_named_by_tensor_row_and_column(tmp_path: Path, threads: int) -> None:
+    """The first bad value is named however many threads there are, and nothing is left behind."""
+    x = noise(3, 400, 64)
+    x[1, 399, 5] = x[2, 1, 1] = np.nan
+    with pytest.raises(NotFiniteError, match=r"blk\.0\.x .*row 799, column 5") as caught:
+        write(plan({"fine": noise(40, 64), "blk.0.x": x}), tmp_path / "x.gguf", threads)
+    assert (caught.value.row, caught.value.column) == (799, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_outlier_is_named_and_a_scan_collects_all(tmp_path: Path) -> None:
+    """1e19 has no Q8_0 scale: writing stops at it, a scan lists it for every tensor."""
+    values = {"a": noise(40, 64), "b": noise(40, 64), "c": noise(40, 64)}
+    values["a"][7, 33] = values["c"][39, 0] = 1e19
+    with pytest.raises(OutlierError, match=r"a .*row 7, column 33"):
+        write(plan(values), tmp_path / "x.gguf")
+    assert list(tmp_path.iterdir()) == []
+    tally = writer.scan(plan(values).tensors, threads=2)
+    assert {name: (e.row, e.column) for name, e in tally.outliers.items()} == {
+        "a": (7, 33),
+        "c": (39, 0),
+    }
+
+
+def test_what_is_lossy_is_counted(tmp_path: Path) -> None:
+    """Scales that flush to zero and blocks that one value drowns are counted by tensor, and fatal
+    for nobody.
+    """
+    x = noise(10, 64)
+    x[2] = 1e-9
+    x[5, 40] = 3e4
+    tally = write(plan({"a": x, "b": noise(10, 64)}), tmp_path / "x.gguf")
+    assert {name: (v.flushed, v.wiped) for name, v in tally.losses.items()} == {"a": (2, 1)}
+
+
+def test_an_existing_output_is_kept(tmp_path: Path) -> None:
+    """Without `overwrite` an existing file is refused and untouched; with it, replaced only by a
+    whole one.
+    """
+    out = tmp_path / "x.gguf"
+    out.write_bytes(b"precious")
+    with pytest.raises(WriteError, match="exists"):
+        write(plan({"a": noise(4, 64)}), out)
+    bad = noise(4, 64)
+    bad[0, 0] = np.nan
+    with pytest.raises(NotFiniteError):
+        write(plan({"a": bad}), out, overwrite=True)
+    assert out.read_bytes() == b"precious"
+    write(plan({"a": noise(4, 64)}), out, overwrite=True)
+    assert out.read_bytes()[:4] == b"GGUF"
+
+
+def test_too_little_space_is_refused_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan knows the size: a disk that cannot take it is said so, with both numbers."""
+    usage = type("usage", (), {"free": 100})
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
+    made = plan({"a": noise(4, 64)})
+    with pytest.raises(WriteError, match=f"{made.total_bytes} bytes needed, 100 free"):
+        write(made, tmp_path / "x.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """Neither a missing folder nor a folder in the place of the file is created or replaced."""
+    with pytest.raises(WriteError, match="no directory"):
+        write(plan({"a": noise(4, 64)}), tmp_path / "sub" / "x.gguf")
+    with pytest.raises(WriteError, match="is a directory"):
+        write(plan({"a": noise(4, 64)}), tmp_path, overwrite=True)
+
+
+class Interrupting(Tensor):
+    """Rows that never end well: Ctrl-C arrives while the main thread reads them."""
+
+    name, shape, dtype = "x", (100000, 64), np.dtype(np.float32)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return np.ones((stop - start, 64), np.float32)
+
+
+def test_ctrl_c_stops_all_threads(tmp_path: Path) -> None:
+    """An interrupt ends the run at once, with no thread left over and no file."""
+    placed = Placed("x", "FFN_UP", 0, Interrupting())
+    made = Plan("q8_0", "qwen35", {}, lay_out([(placed, encoder("Q8_0"), "test", None)]))
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        write(made, tmp_path / "x.gguf", threads=4)
+    assert threading.active_count() == before
+    assert list(tmp_path.iterdir()) == []
