@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Q6_K: x = d * s * (q - 32), q in 0..63, one s in -128..127 per 16 values. Each 16 values are searched for their scale, weighted
+ * by their squares or by importance as it is. The scale of largest magnitude becomes s = -128: d = 1 / (-128 / scale), and
+ * s = N(scale * (-128 / scale of largest magnitude)). Then q = N(x / (d * s)) + 32 with the stored d; where d * s is 0, the
+ * codes of the search.
+ * Superblock of 256 values: u8 low[128]; u8 high[64]; i8 s[16]; f16 d. In each half of 128 values, of value j: its low 4 bits are
+ * in byte j % 64 of low (64 bytes per half), the values 64 and above in the high nibble; its high 2 bits in byte j % 32 of high
+ * (32 per half) at bit 2 * (j / 32).
+ * Source: ggml-quants.c, quantize_row_q6_K_ref and quantize_row_q6_K_impl.
+ * Quirks: if no scale reaches 1e-15 all bytes are zero; 16 values below 1e-15 in another superblock have codes 0, not 32.
+ */
+#include "search_qx.h"
+
+typedef struct {
+    uint8_t low[128], high[64];
+    int8_t s[16];
+    uint16_t d;
+} block;
+SIZE_IS(block, 210);
+
+/* Superblocks are searched together before any is finished: the end of each is a chain of steps, and such chains overlap. */
+enum { TOGETHER = 8 };
+
+/* Scales, and the inverses that tell the codes, of the 16 groups of each superblock. w: its importance, or NULL. */
+#if LANES > 1
+
+static void search(int count, const float *const x[TOGETHER], const float *const w[TOGETHER], float scale[][16],
+                   float inverse[][16]) {
+    for (int first = 0; first < 16 * count; first += QX_GROUPS * LANES) {
+        vf v[QX_GROUPS * 16], weight[QX_GROUPS * 16];
+        struct qx_lanes found[QX_GROUPS];
+        for (int g = 0; g < QX_GROUPS; g++) {
+            const float *at[LANES];
+            int part = first + g * LANES;
+            for (int k = 0; k < LANES; k++) at[k] = x[part / 16] + part % 16 * 16 + 16 * k;
+            v_load_lanes(at, 16, v + 16 * g);
+            for (int k = 0; k < LANES && w[0]; k++) at[k] = w[part / 16] + part % 16 * 16 + 16 * k;
+            if (w[0])
+                v_load_lanes(at, 16, weight + 16 * g);
+            else
+                for (int i = 16 * g; i < 16 * g + 16; i++) weight[i] = v[i] * v[i];
+        }
+        search_qx_lanes(16, 32, v, weight, found);
+        for (int g = 0; g < QX_GROUPS; g++) {
+            int part = first + g * LANES;
+            v_store(&scale[part / 16][part % 16], found[g].scale);
+            v_store(&inverse[part / 16][part % 16], found[g].inverse);
+        }
+    }
+}
+
+#else
+
+static void search(int count, const float *const x[TOGETHER], const float *const w[TOGETHER], float scale[][16],
+                   float inverse[][16]) {
+    for (int part = 0; part < 16 * count; part++) {
+        const float *v = x[part / 16] + part % 16 * 16;
+        float weight[16];
+        for (int i = 0; i < 16; i++) weight[i] = w[0] ? w[part / 16][part % 16 * 16 + i] : v[i] * v[i];
+        struct qx found = search_qx(16, 32, v, weight);
+        scale[part / 16][part % 16] = found.scale;
+        inverse[part / 16][part % 16] = found.inverse;
+    }
+}
+
+#endif
+
+static void finish(const float *x, const float *scale, const float *inverse, block *b) {
+    float m = 0;
+    for (int g = 0; g < 16; g++) m = fabsf(scale[g]) > fabsf(m) ? scale[g] : m;
+    if (fabsf(m) < 1e-15f) {
+        memset(b, 0, sizeof(block));
+        return;
+    }
+    float to_s = -128.0f / m, d, step[16];
+    b->d = f16_from_f32(1 / to_s);
+    d = f32_from_f16(b->d);
+    for (int g = 0; g < 16; g++) {
+        int32_t s = nearest_int(to_s * scale[g]);
+        s = s < 127 ? s : 127;
+        b->s[g] = (int8_t)s;
+        step[g] = d * (float)(int8_t)s;
+    }
+    uint8_t q[256];
+    for (int g = 0; g < 16; g++)
+        if (step[g] != 0)
+            codes_of_step(32, x + 16 * g, step[g], q + 16 * g);
+        else
+            codes_qx(16, 32, x + 16 * g, inverse[g], q + 16 * g);
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *p = q + 128 * h;
+        for (int j = 0; j < 64; j++) b->low[64 * h + j] = (uint8_t)((p[j] & 15) | p[j + 64] << 4);
+        for (int j = 0; j < 32; j++)
+            b->high[32 * h + j] = (uint8_t)(p[j] >> 4 | p[j + 32] >> 4 << 2 | p[j + 64] >> 4 << 4 | p[j + 96] >> 4 << 6);
+    }
+}
+
+void FN(Q6_K_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
+    block *b = (block *)y;
+    int64_t left = n_per_row * n_rows / 256, column = 0;
+    for (; left > 0; left -= TOGETHER) {
+        int count = left < TOGETHER ? (int)left : TOGETHER;
+        const float *values[TOGETHER], *weights[TOGETHER];
+        float scale[TOGETHER][16], inverse[TOGETHER][16];
+        for (int k = 0; k < TOGETHER; k++) { /* beyond count, the last again */
+            values[k] = x;
+            weights[k] = importance ? importance + column : NULL;
+            if (k + 1 < count) x += 256, column = column + 256 < n_per_row ? column + 256 : 0;
+        }
+        x += 256, column = column + 256 < n_per_row ? column + 256 : 0;
+        search(count, values, weights, scale, inverse);
+        for (int k = 0; k < count; k++) finish(values[k], scale[k], inverse[k], b++);
+    }
+}
+
+void FN(Q6_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
+    const block *b = (const block *)y;
+    for (const float *end = x + n_per_row * n_rows; x < end; x += 256, b++) {
+        float d = f32_from_f16(b->d);
+        int8_t q[256];
+        for (int h = 0; h < 2; h++)
+            for (int j = 0; j < 32; j++) {
+                uint8_t a = b->low[64 * h + j], c = b->low[64 * h + 32 + j], high = b->high[32 * h + j];
+                int8_t *p = q + 128 * h + j;
+                p[0] = (int8_t)(((a & 15) | (high & 3) << 4) - 32);
+                p[32] = (int8_t)(((c & 15) | (high >> 2 & 3) << 4) - 32);
+                p[64] = (int8_t)((a >> 4 | (high >> 4 & 3) << 4) - 32);
+                p[96] = (int8_t)((c >> 4 | high >> 6 << 4) - 32);
+            }
+        for (int g = 0; g < 16; g++) {
+            float step = d * (float)b->s[g];
+            for (int i = 16 * g; i < 16 * g + 16; i++) x[i] = step * (float)q[i];
+        }
+    }
+}
