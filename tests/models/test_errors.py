@@ -1,0 +1,192 @@
+"""What is wrong with a checkpoint is said: what was expected, what came, where."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import BF16, CASES, Arrays
+
+from ggufmix import models
+from ggufmix.errors import ModelError
+from ggufmix.models import CLASSES
+from ggufmix.tensor import held
+
+Parts = tuple[dict[str, Any], Arrays]
+
+
+def parts(name: str) -> Parts:
+    """A case's config and tensors, to be damaged."""
+    return CASES[name].raw_config(), CASES[name].arrays()
+
+
+def refused(config: dict[str, Any], arrays: Arrays) -> tuple[str, str]:
+    """The message and the hint of the error that placing ends in."""
+    with pytest.raises(ModelError) as caught:
+        models.place(config, {k: held(k, v) for k, v in arrays.items()})
+    return str(caught.value), caught.value.hint or ""
+
+
+def test_unknown_architecture() -> None:
+    """The known ones are listed, and a way around is named."""
+    config, arrays = parts("dense-tied")
+    message, hint = refused(config | {"architectures": ["GPT9ForCausalLM"]}, arrays)
+    assert "'GPT9ForCausalLM'" in message
+    assert all(name in message for name in CLASSES)
+    assert "GGUF" in hint
+
+
+def test_no_architecture() -> None:
+    """A config that names no class is not guessed at."""
+    config, arrays = parts("dense-tied")
+    del config["architectures"]
+    assert '"architectures"' in refused(config, arrays)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.linear_attn.in_proj_a.weight", [4, 64]),
+        ("model.layers.0.linear_attn.conv1d.weight", [256, 1, 4]),
+        ("model.layers.3.self_attn.q_proj.weight", [128, 64]),
+        ("model.layers.1.mlp.experts.gate_up_proj", [4, 64, 64]),
+    ],
+)
+def test_wrong_shape(name: str, shape: list[int]) -> None:
+    """A shape that the config does not give names the tensor, the expected and the found shape."""
+    config, arrays = parts("moe-fused")
+    if "linear_attn" in name:
+        config["linear_num_value_heads"] = 4
+        arrays = {n: v for n, v in arrays.items() if "linear_attn" not in n} | {
+            n: np.zeros(shape, BF16) for n, shape in _linear_shapes(config).items()
+        }
+    arrays[name] = np.zeros([*shape[:-1], shape[-1] + 1], BF16)
+    message, _ = refused(config, arrays)
+    assert message.startswith(f"{name}: ")
+    assert f"expected shape {shape}" in message
+    assert f"got {[*shape[:-1], shape[-1] + 1]}" in message
+
+
+def _linear_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    case = CASES["moe-one-by-one"]
+    return {n: v.shape for n, v in case.arrays().items() if "linear_attn" in n}
+
+
+def test_wrong_number_of_value_heads() -> None:
+    """Value heads that the weights do not have are found by their shapes, not in the output."""
+    config, arrays = parts("moe-fused")
+    message, _ = refused(config | {"linear_num_value_heads": 16}, arrays)
+    assert "linear_attn.in_proj_qkv.weight: expected shape [640, 64]" in message
+    assert "got [384, 64]" in message
+
+
+def test_vocabulary_of_another_size() -> None:
+    """Rows of the embedding are held against vocab_size."""
+    config, arrays = parts("dense-tied")
+    message, _ = refused(config | {"vocab_size": 130}, arrays)
+    assert message == (
+        "model.embed_tokens.weight: expected 130 rows (vocab_size in config.json), got 128"
+    )
+
+
+def test_unclaimed_tensor() -> None:
+    """A tensor that no place is known for is not dropped in silence."""
+    config, arrays = parts("dense-tied")
+    arrays["model.layers.0.self_attn.q_proj.bias"] = np.zeros(128, BF16)
+    message, hint = refused(config, arrays)
+    assert "1 that nothing in qwen35 claims (model.layers.0.self_attn.q_proj.bias)" in message
+    assert "does not know" in hint
+
+
+def test_missing_tensors() -> None:
+    """All that are missing are counted, the first of them named as their file would."""
+    config, arrays = parts("dense-wrapped-mtp")
+    gone = [n for n in arrays if "in_proj_z" in n or "mlp.up_proj" in n]
+    message, _ = refused(config, {n: v for n, v in arrays.items() if n not in gone})
+    assert f"{len(gone)} missing" in message
+    assert "model.language_model.layers.0.linear_attn.in_proj_z.weight" in message
+    assert f"and {len(gone) - 5} more" in message
+
+
+def test_more_layers_than_stated() -> None:
+    """Layers beyond num_hidden_layers are named."""
+    config, arrays = parts("dense-tied")
+    message, _ = refused(config | {"num_hidden_layers": 4}, arrays)
+    assert "model.layers.4." in message
+
+
+def test_missing_output_matrix() -> None:
+    """Without tied embeddings the output matrix must be there."""
+    config, arrays = parts("dense-tied")
+    message, _ = refused(config | {"tie_word_embeddings": False}, arrays)
+    assert "1 missing (lm_head.weight)" in message
+
+
+def test_missing_experts() -> None:
+    """Experts that are missing are given by number."""
+    config, arrays = parts("moe-one-by-one")
+    rest = {n: v for n, v in arrays.items() if "layers.2.mlp.experts.1." not in n}
+    message, _ = refused(config, rest)
+    assert message == ("model.layers.2.mlp.experts: expected experts 0 to 3, got 3, missing [1]")
+
+
+def test_missing_part_of_an_expert() -> None:
+    """One matrix of one expert is missed by name."""
+    config, arrays = parts("moe-one-by-one")
+    del arrays["model.layers.2.mlp.experts.1.up_proj.weight"]
+    message, _ = refused(config, arrays)
+    assert "1 missing (model.layers.2.mlp.experts.1.up_proj.weight)" in message
+
+
+def test_more_experts_than_stated() -> None:
+    """Experts beyond num_experts are given by number."""
+    config, arrays = parts("moe-one-by-one")
+    message, _ = refused(config | {"num_experts": 3}, arrays | {})
+    assert "mlp.gate.weight: expected shape [3, 64]" in message
+    gates = {n: v[:3] for n, v in arrays.items() if n.endswith("mlp.gate.weight")}
+    message, _ = refused(config | {"num_experts": 3}, arrays | gates)
+    assert "expected experts 0 to 2, got 4, beyond them [3]" in message
+
+
+def test_twice_the_same_tensor() -> None:
+    """Two tensors for one place are refused."""
+    config, arrays = parts("dense-tied")
+    again = "model.language_model.norm.weight"
+    message, _ = refused(config, arrays | {again: arrays["model.norm.weight"]})
+    assert message.startswith(f"{again}: another tensor")
+
+
+def test_mlx_layout() -> None:
+    """Experts as MLX renames them come with advice."""
+    config, arrays = parts("moe-fused")
+    arrays = {n.replace(".experts.", ".switch_mlp."): v for n, v in arrays.items()}
+    message, _ = refused(config, arrays)
+    assert "got 0" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "told"),
+    [
+        ("dense-tied", {"hidden_size": "64"}, "hidden_size: expected a whole number from 1 up"),
+        ("dense-tied", {"linear_num_value_heads": 3}, "expected a multiple of the 2"),
+        ("dense-tied", {"linear_value_head_dim": 16}, "expected 32 (linear_key_head_dim), got 16"),
+        ("dense-tied", {"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
+        ("dense-tied", {"rope_parameters": {"rope_type": "odd"}}, "a rope type of default, "),
+        ("dense-tied", {"rope_parameters": {"rope_type": "yarn"}}, "'yarn' needs a factor"),
+        ("dense-tied", {"rms_norm_eps": "1e-6"}, "rms_norm_eps: expected a number, got '1e-6'"),
+        ("dense-tied", {"layer_types": ["full_attention"]}, "layer_types: expected 5 entries"),
+        ("dense-tied", {"layer_types": ["mamba"] * 5}, "layer_types[0]: expected linear_attention"),
+        ("next-wide", {"norm_topk_prob": False}, "norm_topk_prob: expected True, got False"),
+        ("next-wide", {"mlp_only_layers": [0]}, "mlp_only_layers: expected [], got [0]"),
+        ("next-wide", {"scoring_func": "odd"}, "expected one of sigmoid, softmax, got 'odd'"),
+    ],
+)
+def test_config_that_llama_cpp_cannot_follow(name: str, changed: dict[str, Any], told: str) -> None:
+    """A config value that makes no sense, or that llama.cpp computes otherwise, names its key."""
+    config, arrays = parts(name)
+    message, _ = refused(config | changed, arrays)
+    assert message.startswith("config.json: ")
+    assert told in message

@@ -1,0 +1,140 @@
+"""The same model on both sides: llama.cpp on what we place, transformers on the checkpoint."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import CASES
+from plain_gguf import write_f32
+from runtime import Llama, kl
+
+from ggufmix import models
+from ggufmix.models import Model, qwen35
+from ggufmix.sources import open_checkpoint
+
+BOUND = 1e-6  # nats per token; llama.cpp keeps the cache of keys and values in F16
+FAR = 1000 * BOUND
+
+Placed = Callable[..., Model]
+Run = Callable[[Model], np.ndarray]
+Reference = Callable[[str], np.ndarray]
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny-qwen35moe"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_logits(name: str, placed: Placed, run: Run, reference: Reference) -> None:
+    """Whatever the class and layout, the file computes what the checkpoint computes."""
+    assert kl(reference(name), run(placed(name))) < BOUND
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.mtp])
+def test_same_logits_without_mtp(name: str, placed: Placed, run: Run, reference: Reference) -> None:
+    """Dropping MTP blocks leaves the model as it is."""
+    assert kl(reference(name), run(placed(name, mtp=False))) < BOUND
+
+
+def test_same_logits_trained(tmp_path: Path) -> None:
+    """And so it is for weights that are not noise."""
+    import torch
+    import transformers
+
+    tokens = list(range(300, 556))
+    with open_checkpoint(EXAMPLE) as checkpoint:
+        model = models.place(checkpoint.config, checkpoint.tensors)
+        path = write_f32(model, tmp_path / "trained.gguf")
+    theirs = transformers.Qwen3_5MoeForCausalLM.from_pretrained(EXAMPLE, dtype=torch.float32)
+    with torch.no_grad():
+        want = theirs.eval()(torch.tensor([tokens])).logits[0].numpy()
+    with Llama(path) as llama:
+        assert kl(want, llama.logits(tokens)) < BOUND
+
+
+def again(name: str) -> Model:
+    """Place a case anew, whatever has been patched since."""
+    from ggufmix.tensor import held
+
+    case = CASES[name]
+    return models.place(case.raw_config(), {k: held(k, v) for k, v in case.arrays().items()})
+
+
+@pytest.mark.parametrize("name", ["dense-tied", "dense-irregular", "moe-fused"])
+def test_order_of_value_heads_shows(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value heads left grouped by key head make another model."""
+    monkeypatch.setattr(qwen35._Sizes, "moves", qwen35._Moves())
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+def test_ungrouped_order_shows(
+    run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of Qwen3-Next's one matrix for q, k, v and z taken as they lie make another model."""
+    rows = (np.arange(256), np.arange(256, 384))
+    monkeypatch.setattr(qwen35._Sizes, "ungrouped", rows)
+    assert kl(reference("next-one-by-one-mtp"), run(again("next-one-by-one-mtp"))) > FAR
+
+
+@pytest.mark.parametrize("name", ["dense-tied", "moe-fused", "next-wide"])
+def test_plus_one_shows(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Norms without their one make another model."""
+    monkeypatch.setattr(qwen35, "NORM", ())
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+def test_minus_exp_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decays in another base make another model."""
+    monkeypatch.setattr(qwen35, "_minus_exp", lambda x: -np.exp2(x))
+    assert kl(reference("dense-tied"), run(again("dense-tied"))) > FAR
+
+
+@pytest.mark.parametrize("name", ["moe-fused", "moe-one-by-one", "dense-tied"])
+def test_gate_and_up_show(name: str, placed: Placed, run: Run, reference: Reference) -> None:
+    """Gate and up exchanged make another model."""
+    kind = "exps." if CASES[name].moe else "."
+    sides = {f"ffn_gate{'_' * CASES[name].moe}{kind}": f"ffn_up{'_' * CASES[name].moe}{kind}"}
+    sides |= {up: gate for gate, up in sides.items()}
+
+    def other(path: str) -> str:
+        side = next((s for s in sides if s in path), None)
+        return path.replace(side, sides[side]) if side else path
+
+    model = placed(name)
+    swapped = replace(model, tensors=[replace(p, name=other(p.name)) for p in model.tensors])
+    assert {p.name for p in swapped.tensors} == {p.name for p in model.tensors}
+    assert kl(reference(name), run(swapped)) > FAR
+
+
+def test_llama_cpp_needs_the_list_of_irregular_layers(placed: Placed, run: Run) -> None:
+    """Without our list of layer kinds llama.cpp looks for tensors that are not there."""
+    model = placed("dense-irregular")
+    values = {k: v for k, v in model.values.items() if "recurrent_layers" not in k}
+    with pytest.raises(RuntimeError, match=r"blk\.0\.ssm_conv1d\.weight' not found"):
+        run(replace(model, values=values))
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.mtp])
+def test_llama_cpp_loads_mtp_blocks(name: str, placed: Placed, tmp_path: Path) -> None:
+    """The blocks for multi-token prediction are whole: llama.cpp loads them, and checks."""
+    model = placed(name)
+    Llama(write_f32(model, tmp_path / "whole.gguf"), mtp=True).close()
+    lost = next(p for p in model.tensors if p.layer == 5 and p.role == "ATTN_OUT")
+    rest = replace(model, tensors=[p for p in model.tensors if p is not lost])
+    with pytest.raises(RuntimeError, match=lost.name):
+        Llama(write_f32(rest, tmp_path / "lost.gguf"), mtp=True)
+
+
+def test_mtp_tensors_need_their_key(placed: Placed, run: Run) -> None:
+    """llama.cpp refuses blocks that no key announces."""
+    kept, dropped = placed("dense-wrapped-mtp"), placed("dense-wrapped-mtp", mtp=False)
+    with pytest.raises(RuntimeError, match="wrong number of tensors"):
+        run(replace(kept, values=dropped.values))
