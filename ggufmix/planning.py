@@ -93,6 +93,12 @@ class Plan:
         return sum(t.placed.tensor.n_values for t in self.tensors)
 
     @property
+    def source_bytes(self) -> int:
+        """Bytes of rows that writing will read."""
+        tensors = (t.placed.tensor for t in self.tensors)
+        return sum(tensor.n_values * tensor.dtype.itemsize for tensor in tensors)
+
+    @property
     def bits_per_weight(self) -> float:
         """Bits of tensor data for one weight, padding not counted."""
         return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .codecs import encode_band
-from .errors import NotFiniteError, OutlierError, WriteError
+from .errors import NotFiniteError, OutlierError, ValueAtError, WriteError
 from .planning import Planned
 from .tensor import DTYPE_NAMES
 
@@ -27,6 +27,11 @@ BAND_BYTES = 2 << 20
 """Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
 hundreds in flight.
 """
+
+_HINTS: dict[type[ValueAtError], str] = {
+    NotFiniteError: "the checkpoint is damaged, or was saved from a run that had diverged",
+    OutlierError: "--on-outlier bf16 writes such tensors in BF16",
+}
 
 Progress = Callable[[str, int], None]
 """Called after each band with the tensor's name and the source bytes done; from several threads,
@@ -198,13 +203,13 @@ def _encode(
     try:
         encoded = encode_band(tensor.rows(start, stop), planned.encoder)
     except (NotFiniteError, OutlierError) as error:
-        kind = type(error)
-        raise kind(
-            f"{planned.name} (from {tensor.name}, stored as {DTYPE_NAMES[tensor.dtype]}): {error} "
-            f"at row {start + error.row}, column {error.column}",
-            row=start + error.row,
+        row = start + error.row
+        raise type(error)(
+            f"{planned.name}: row {row}, column {error.column}: {error} "
+            f"(from {tensor.name}, {DTYPE_NAMES[tensor.dtype]})",
+            row=row,
             column=error.column,
-            hint=error.hint,
+            hint=_HINTS[type(error)],
         ) from error
     put(planned, start, encoded.blocks.data.cast("B"))
     return encoded.flushed, encoded.wiped

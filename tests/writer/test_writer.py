@@ -65,7 +65,7 @@ def test_a_nan_is_named_by_tensor_row_and_column(tmp_path: Path, threads: int) -
     """The first bad value is named however many threads there are, and nothing is left behind."""
     x = noise(3, 400, 64)
     x[1, 399, 5] = x[2, 1, 1] = np.nan
-    with pytest.raises(NotFiniteError, match=r"blk\.0\.x .*row 799, column 5") as caught:
+    with pytest.raises(NotFiniteError, match=r"blk\.0\.x: row 799, column 5") as caught:
         write(plan({"fine": noise(40, 64), "blk.0.x": x}), tmp_path / "x.gguf", threads)
     assert (caught.value.row, caught.value.column) == (799, 5)
     assert list(tmp_path.iterdir()) == []
@@ -75,7 +75,7 @@ def test_an_outlier_is_named_and_a_scan_collects_all(tmp_path: Path) -> None:
     """1e19 has no Q8_0 scale: writing stops at it, a scan lists it for every tensor."""
     values = {"a": noise(40, 64), "b": noise(40, 64), "c": noise(40, 64)}
     values["a"][7, 33] = values["c"][39, 0] = 1e19
-    with pytest.raises(OutlierError, match=r"a .*row 7, column 33"):
+    with pytest.raises(OutlierError, match=r"a: row 7, column 33"):
         write(plan(values), tmp_path / "x.gguf")
     assert list(tmp_path.iterdir()) == []
     tally = writer.scan(plan(values).tensors, threads=2)
@@ -136,7 +136,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 class Interrupting(Tensor):
     """Rows that never end well: Ctrl-C arrives while the main thread reads them."""
 
-    name, shape, dtype = "x", (100000, 64), np.dtype(np.float32)
+    name, shape, dtype = "x", (30_000_000, 64), np.dtype(np.float32)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         if threading.current_thread() is threading.main_thread():

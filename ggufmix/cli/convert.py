@@ -1,0 +1,58 @@
+"""`ggufmix convert`."""
+
+# SPDX-License-Identifier: MIT
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Source, Threads, takes_choices
+from .said import note, say
+
+if TYPE_CHECKING:
+    from ..pipeline import Options
+    from ..planning import Plan
+
+
+@takes_choices
+def convert(
+    src: Source,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", "--outfile", metavar="OUT.gguf", help="File to write.")
+    ],
+    *,
+    threads: Threads = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing output.")
+    ] = False,
+    options: "Options",
+) -> None:
+    """Write a checkpoint as a quantized GGUF file."""
+    from .. import pipeline, progress, report
+
+    with progress.shown() as bar:
+
+        def planned(plan: "Plan") -> None:
+            say(plan)
+            bar.begin(plan.source_bytes)
+
+        result = pipeline.convert(
+            src,
+            out,
+            options=options,
+            threads=threads,
+            overwrite=overwrite,
+            progress=bar.step,
+            planned=planned,
+        )
+    for name, losses in result.losses.items():
+        note(
+            f"{name}: {losses.flushed} blocks written as zeros (their scale is too small to hold), "
+            f"{losses.wiped} blocks in which one value drowns the others"
+        )
+    plan = result.plan
+    print(
+        f"{out}: {report.size(plan.total_bytes)}, {plan.bits_per_weight:.2f} bits per weight, "
+        f"{plan.recipe}"
+    )

@@ -1,0 +1,115 @@
+"""Options that several commands share, said once."""
+
+# SPDX-License-Identifier: MIT
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    from ..pipeline import Options
+
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="SRC", help="Checkpoint: a directory with config.json and safetensors."),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", "-t", min=1, help="Threads; all cores by default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def _choices(
+    *,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", metavar="NAME", help="Recipe name (see `recipes`), or a .toml file."
+        ),
+    ] = "q8_0",
+    gates: Annotated[
+        str,
+        typer.Option(
+            metavar="bf16|f32|recipe", help="What SSM gates keep at least; recipe: no protection."
+        ),
+    ] = "bf16",
+    mirror: Annotated[
+        str | None,
+        typer.Option(metavar="llama.cpp", help="No protection: write what llama-quantize would."),
+    ] = None,
+    set_roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="ROLE=TYPE", help="A type for a role, such as ffn_down_exps=Q6_K."
+        ),
+    ] = None,
+    tensor_types: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tensor-type", metavar="REGEX=TYPE", help="A type for names; first match wins."
+        ),
+    ] = None,
+    no_mtp: Annotated[
+        bool, typer.Option("--no-mtp", help="Leave multi-token-prediction blocks out.")
+    ] = False,
+    tokenizer_pre: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Pre-tokenizer, where it is not recognised."),
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="general.name of the output.")
+    ] = None,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Read the data once before planning; say what won't fit.")
+    ] = False,
+    on_outlier: Annotated[
+        str,
+        typer.Option(
+            metavar="error|bf16", help="A value no block scale can hold; bf16 implies --scan."
+        ),
+    ] = "error",
+) -> "Options":
+    from ..pipeline import Options
+
+    return Options(
+        recipe=recipe,
+        gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
+        mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp",)),
+        set_roles=tuple(set_roles or ()),
+        tensor_types=tuple(tensor_types or ()),
+        mtp=not no_mtp,
+        tokenizer_pre=tokenizer_pre,
+        model_name=model_name,
+        scan=scan,
+        on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
+    )
+
+
+def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with a keyword `options: Options` the command-line options that make one."""
+    choices = inspect.signature(_choices).parameters
+    parameters = inspect.signature(command).parameters.values()
+    own = [p for p in parameters if p.name != "options"]
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        options = _choices(**{name: given.pop(name) for name in choices})
+        command(**given, options=options)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    both = [p.replace(kind=keyword) for p in (*own, *choices.values())]
+    run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in both}
+    return run
+
+
+def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
+    if given.lower() not in known:
+        raise UsageError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
+    return given.lower()
