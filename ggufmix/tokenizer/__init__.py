@@ -1,8 +1,9 @@
 """The tokenizer of a checkpoint as the `tokenizer.*` keys of a GGUF file.
 
-Byte-level BPE vocabularies in `tokenizer.json` so far. The values are those of llama.cpp's converter, and so is their
-order; where the two differ on purpose, the function at that place says why. Parts: `source` reads the files, `vocab` makes
-tokens, types and merges, `pre` names the pre-tokenizer, `special` finds special ids and chat templates.
+Byte-level BPE vocabularies in `tokenizer.json` so far. The values are those of llama.cpp's
+converter, and so is their order; where the two differ on purpose, the function at that place says
+why. Parts: `source` reads the files, `vocab` makes tokens, types and merges, `pre` names the
+pre-tokenizer, `special` finds special ids and chat templates.
 """
 
 # SPDX-License-Identifier: MIT
@@ -27,7 +28,9 @@ __all__ = ["Tokenizer", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """What a GGUF file says of its tokenizer: the keys in the order to write them, and warnings for the user."""
+    """What a GGUF file says of its tokenizer: the keys in the order to write them, and warnings for
+    the user.
+    """
 
     values: dict[str, Value]
     warnings: list[str]
@@ -43,14 +46,16 @@ def load(
 ) -> Tokenizer:
     """Read the tokenizer of a checkpoint.
 
-    directory  has tokenizer.json, and tokenizer_config.json and chat templates if the model has them
+    directory  has tokenizer.json, and tokenizer_config.json and chat templates if the model has
+               them
     config     config.json
     rows       rows of the embedding: the vocabulary is padded to them with `[PAD{id}]`
     arch       general.architecture of the GGUF file: decides among names for one pre-tokenizer
     pre        `tokenizer.ggml.pre` as the user wants it, or None to find it out
-    Raises UsageError for an unknown `pre`, TokenizerError for a vocabulary that cannot be read or whose pre-tokenizer is
-    not recognised, ModelError for a vocabulary larger than the embedding.
-    Source: llama.cpp of 2026-08-04, conversion/base.py, TextModel._set_vocab_gpt2 and get_vocab_base.
+    Raises UsageError for an unknown `pre`, TokenizerError for a vocabulary that cannot be read or
+    whose pre-tokenizer is not recognised, ModelError for a vocabulary larger than the embedding.
+    Source: llama.cpp of 2026-08-04, conversion/base.py, TextModel._set_vocab_gpt2 and
+    get_vocab_base.
     """
     if pre is not None:
         pre_tokenizer.check_name(pre)
@@ -73,7 +78,7 @@ def load(
         values[keys.MERGES] = texts(merges.texts)
     else:
         warnings.append(f"{files.path}: no merges: llama.cpp needs them to load this vocabulary")
-    values |= special.values(files, added, config, rules, rows, warnings)
+    values |= special.values(files, added, config, rules=rules, rows=rows, warnings=warnings)
     return Tokenizer(values, warnings)
 
 
@@ -83,5 +88,5 @@ def _fits(files: source.Files, added: dict[str, vocab.Entry], rows: int) -> None
     if last >= rows:
         raise ModelError(
             f"{files.path}: the vocabulary has ids up to {last}, the embedding has {rows} rows",
-            hint="the tokenizer belongs to another model, or tokens were added without resizing the embedding",
+            hint="it belongs to another model, or tokens were added and the embedding not resized",
         )

@@ -1,8 +1,8 @@
 """The name of the pre-tokenizer, `tokenizer.ggml.pre`.
 
-llama.cpp knows a vocabulary by the hash of what it makes of a fixed text. Where the hash is not known (a vocabulary that was
-trained anew, another template), the steps of the pre-tokenizer are compared with those of the known ones, and the user is
-told so.
+llama.cpp knows a vocabulary by the hash of what it makes of a fixed text. Where the hash is not
+known (a vocabulary that was trained anew, another template), the steps of the pre-tokenizer are
+compared with those of the known ones, and the user is told so.
 """
 
 # SPDX-License-Identifier: MIT
@@ -29,7 +29,8 @@ def check_name(name: str) -> None:
     if name not in names:
         near = get_close_matches(name, names, n=4, cutoff=0.4) or names
         raise UsageError(
-            f"--tokenizer-pre: expected a name that llama.cpp knows, got {name!r}", hint=f"near it: {', '.join(near)}"
+            f"--tokenizer-pre: expected a name that llama.cpp knows, got {name!r}",
+            hint=f"near it: {', '.join(near)}",
         )
 
 
@@ -50,7 +51,8 @@ def recognise(files: Files, joined: list[str], arch: str, warnings: list[str]) -
         if chain.steps == found and chain.ignore_merges in (None, ignore):
             return _recognised(files, chain, digest, arch, warnings)
     raise TokenizerError(
-        f"{files.path}: the pre-tokenizer is not known: neither its hash {digest} nor its steps {found}",
+        f"{files.path}: the pre-tokenizer is not known: neither its hash {digest} "
+        f"nor its steps {found}",
         hint="say what it is with --tokenizer-pre NAME",
     )
 
@@ -60,21 +62,27 @@ def _recognised(files: Files, chain: Chain, digest: str, arch: str, warnings: li
     others = [other for other in dict.fromkeys((chain.pre, *chain.also)) if other != name]
     also = f" ({', '.join(others)} would fit too)" if others else ""
     warnings.append(
-        f"{files.path}: WARNING: llama.cpp does not know this vocabulary (hash {digest}); its pre-tokenizer was "
-        f"recognised by its regex as {name!r}{also}. A wrong name means worse text: "
-        "check it, and set --tokenizer-pre if you know better"
+        f"{files.path}: WARNING: llama.cpp does not know this vocabulary (hash {digest}); "
+        f"its pre-tokenizer was recognised by its regex as {name!r}{also}. "
+        "A wrong name means worse text: check it, and set --tokenizer-pre if you know better"
     )
     return name
 
 
 def steps(pre_tokenizer: Mapping[str, Any] | None) -> list[str]:
-    """The steps of a pre-tokenizer as the table writes them; what cannot be read is `<its type>`."""
+    """The steps of a pre-tokenizer as the table writes them; what cannot be read is `<its
+    type>`.
+    """
     if pre_tokenizer is None:
         return []
     kind = pre_tokenizer.get("type")
     if kind == "Sequence":
         inner = pre_tokenizer.get("pretokenizers")
-        return [step for part in inner for step in steps(part)] if isinstance(inner, list) else ["<Sequence>"]
+        return (
+            [step for part in inner for step in steps(part)]
+            if isinstance(inner, list)
+            else ["<Sequence>"]
+        )
     if kind == "ByteLevel":
         prefix = ["<byte-level: space first>"] if pre_tokenizer.get("add_prefix_space") else []
         return prefix + (["<byte-level: regex>"] if pre_tokenizer.get("use_regex", True) else [])
@@ -103,8 +111,9 @@ def _split(step: Mapping[str, Any]) -> str:
 def fingerprint(files: Files, joined: list[str]) -> str:
     """The hash by which llama.cpp knows a vocabulary: hex SHA-256 of the ids of the table's text.
 
-    Reading a vocabulary of 250,000 tokens takes the tokenizers library half a second. What can occur in one text is a
-    few hundred of them, so it gets those only; where it is not certain that the result is the same, it gets all.
+    Reading a vocabulary of 250,000 tokens takes the tokenizers library half a second. What can
+    occur in one text is a few hundred of them, so it gets those only; where it is not certain that
+    the result is the same, it gets all.
     Source: conversion/base.py, get_vocab_base_pre.
     """
     import tokenizers
@@ -122,19 +131,26 @@ def fingerprint(files: Files, joined: list[str]) -> str:
 
 
 def _reduced_ids(files: Files, joined: list[str]) -> list[int] | None:
-    """The ids of the table's text from a vocabulary cut down to it, or None where that might change them.
+    """The ids of the table's text from a vocabulary cut down to it, or None where that might change
+    them.
 
-    BPE joins neighbours, so all it ever makes of a word are substrings of that word. First a tokenizer without merges
-    gives the words as characters; then tokens and merges that are substrings of no word can go, and with them nothing
-    changes: ranks keep their order, ids are kept. Not so if unknown characters become something (unk_token) or parts are
-    marked (prefix, suffix), if words are not made of the 256 byte characters, or if an added token, whose id depends on
-    the size of the vocabulary, occurs in the text.
+    BPE joins neighbours, so all it ever makes of a word are substrings of that word. First a
+    tokenizer without merges gives the words as characters; then tokens and merges that are
+    substrings of no word can go, and with them nothing changes: ranks keep their order, ids are
+    kept. Not so if unknown characters become something (unk_token) or parts are marked (prefix,
+    suffix), if words are not made of the 256 byte characters, or if an added token, whose id
+    depends on the size of the vocabulary, occurs in the text.
     """
     import tokenizers
 
     model = files.tokenizer.model
     vocab = model.vocab
-    marks = (model.dropout, model.unk_token, model.continuing_subword_prefix, model.end_of_word_suffix)
+    marks = (
+        model.dropout,
+        model.unk_token,
+        model.continuing_subword_prefix,
+        model.end_of_word_suffix,
+    )
     alphabet = byte_alphabet()
     if any(marks) or not all(map(vocab.__contains__, alphabet)):
         return None
@@ -145,7 +161,9 @@ def _reduced_ids(files: Files, joined: list[str]) -> list[int] | None:
         raw = msgspec.json.encode(msgspec.structs.replace(files.tokenizer, model=cut))
         return tokenizers.Tokenizer.from_buffer(raw)
 
-    letters = cut_down({letter: vocab[letter] for letter in alphabet}, []).encode(content, add_special_tokens=False)
+    letters = cut_down({letter: vocab[letter] for letter in alphabet}, []).encode(
+        content, add_special_tokens=False
+    )
     words: dict[int, str] = {}
     for token, word in zip(letters.tokens, letters.word_ids, strict=True):
         if token not in alphabet or word is None:
@@ -153,7 +171,9 @@ def _reduced_ids(files: Files, joined: list[str]) -> list[int] | None:
         words[word] = words.get(word, "") + token
     if sum(map(len, words.values())) > 20_000 or max(map(len, words.values()), default=0) > 400:
         return None
-    parts = {w[i:j] for w in words.values() for i in range(len(w)) for j in range(i + 1, len(w) + 1)}
+    parts = {
+        w[i:j] for w in words.values() for i in range(len(w)) for j in range(i + 1, len(w) + 1)
+    }
     kept = {part: vocab[part] for part in parts if part in vocab}
     merges = list(compress(model.merges, map(kept.__contains__, joined)))
     cut = cut_down(kept, merges)

@@ -1,4 +1,6 @@
-"""The tokenizer's files of a checkpoint, parsed and checked for shape; nothing is interpreted here."""
+"""The tokenizer's files of a checkpoint, parsed and checked for shape; nothing is interpreted
+here.
+"""
 
 # SPDX-License-Identifier: MIT
 
@@ -62,6 +64,18 @@ class TokenizerJson(msgspec.Struct):
     decoder: dict[str, Any] | None = None
 
 
+class Kind(msgspec.Struct):
+    """`model` of a vocabulary of any kind."""
+
+    type: str | None = None
+
+
+class Head(msgspec.Struct):
+    """tokenizer.json of any kind."""
+
+    model: Kind
+
+
 @dataclass(frozen=True, slots=True)
 class Files:
     """The files that describe a tokenizer.
@@ -80,14 +94,18 @@ class Files:
 
 
 def read(directory: Path) -> Files:
-    """Read and parse what describes the tokenizer. Raises TokenizerError with the file and the reason."""
+    """Read and parse what describes the tokenizer. Raises TokenizerError with the file and the
+    reason.
+    """
     path = directory / "tokenizer.json"
     raw = _bytes(path)
     if raw is None:
         raise _missing(directory)
     config = _json(directory / "tokenizer_config.json")
     if config is not None and not isinstance(config, dict):
-        raise TokenizerError(f"{directory / 'tokenizer_config.json'}: expected an object at the top")
+        raise TokenizerError(
+            f"{directory / 'tokenizer_config.json'}: expected an object at the top"
+        )
     return Files(path, raw, _tokenizer(path, raw), config, _templates(directory))
 
 
@@ -100,19 +118,14 @@ def _tokenizer(path: Path, raw: bytes) -> TokenizerJson:
     if made.model.type not in ("BPE", None):
         raise _unsupported(path, made.model.type)
     if made.model.byte_fallback:
-        raise TokenizerError(f"{path}: SentencePiece vocabularies (byte_fallback) are not supported yet")
+        raise TokenizerError(
+            f"{path}: SentencePiece vocabularies (byte_fallback) are not supported yet"
+        )
     return made
 
 
 def _known_model(path: Path, raw: bytes) -> None:
     """Say that a model type is not supported, rather than what its fields lack."""
-
-    class Kind(msgspec.Struct):
-        type: str | None = None
-
-    class Head(msgspec.Struct):
-        model: Kind
-
     try:
         kind = msgspec.json.decode(raw, type=Head).model.type
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -122,15 +135,18 @@ def _known_model(path: Path, raw: bytes) -> None:
 
 
 def _unsupported(path: Path, kind: str | None) -> TokenizerError:
-    return TokenizerError(f"{path}: expected a BPE vocabulary, got {kind}, which is not supported yet")
+    return TokenizerError(
+        f"{path}: expected a BPE vocabulary, got {kind}, which is not supported yet"
+    )
 
 
 def _missing(directory: Path) -> TokenizerError:
     found = [name for name in OTHERS if (directory / name).is_file()]
     if found:
         return TokenizerError(
-            f"{directory}: expected tokenizer.json, found {found[0]}: {OTHERS[found[0]]} is not supported yet",
-            hint="`tokenizer.save_pretrained` of transformers writes a tokenizer.json for most models",
+            f"{directory}: expected tokenizer.json, found {found[0]}: "
+            f"{OTHERS[found[0]]} is not supported yet",
+            hint="`save_pretrained` of a fast tokenizer of transformers writes a tokenizer.json",
         )
     return TokenizerError(f"{directory}: expected tokenizer.json, found no tokenizer")
 

@@ -1,7 +1,8 @@
 """Special ids, what the tokenizer adds by itself, and chat templates.
 
-The reading is that of llama.cpp's SpecialVocab (gguf-py/gguf/vocab.py of 2026-08-04), from files that are parsed already:
-that one parses the vocabulary again, with its merges, which takes longer than all the rest of a plan.
+The reading is that of llama.cpp's SpecialVocab (gguf-py/gguf/vocab.py of 2026-08-04), from files
+that are parsed already: that one parses the vocabulary again, with its merges, which takes longer
+than all the rest of a plan.
 """
 
 # SPDX-License-Identifier: MIT
@@ -41,15 +42,17 @@ def values(
     files: Files,
     added: Mapping[str, Entry],
     config: Mapping[str, Any],
+    *,
     rules: Sequence[Special],
     rows: int,
     warnings: list[str],
 ) -> dict[str, Value]:
     """The keys for special ids, add_bos and the like, and chat templates, in that order.
 
-    An id is taken from, in this order: the token's text in tokenizer_config.json, `X_token_id` in config.json or its
-    text_config, and the `rules` of the table. Beyond llama.cpp's converter, the end of text is also taken from a list of
-    ids in config.json (its first) where nothing else says it: llama.cpp would assume id 11.
+    An id is taken from, in this order: the token's text in tokenizer_config.json, `X_token_id` in
+    config.json or its text_config, and the `rules` of the table. Beyond llama.cpp's converter, the
+    end of text is also taken from a list of ids in config.json (its first) where nothing else says
+    it: llama.cpp would assume id 11.
     Raises TokenizerError for an id that is no row of the embedding.
     """
     named, adds = _from_tokenizer(files, warnings)
@@ -63,7 +66,9 @@ def values(
         at = config.get(f"{kind}_token_id")
         at = inner.get(f"{kind}_token_id") if at is None else at
         if kind == "eos" and kind not in ids and isinstance(at, list) and at:
-            warnings.append(f"config.json: eos_token_id is a list, tokenizer_config.json names no token: took {at[0]}")
+            warnings.append(
+                f"config.json: eos_token_id is a list and no eos token is named: took {at[0]}"
+            )
             at = at[0]
         if isinstance(at, int) and not isinstance(at, bool):
             ids.setdefault(kind, at)
@@ -77,7 +82,9 @@ def values(
         warnings.append("no end-of-text token is known: llama.cpp will assume id 11")
     for kind, at in ids.items():
         if not 0 <= at < rows:
-            raise TokenizerError(f"{kind}_token_id: expected a row of the embedding (0 to {rows - 1}), got {at}")
+            raise TokenizerError(
+                f"{kind}_token_id: expected a row of the embedding (0 to {rows - 1}), got {at}"
+            )
     made = {_ID_KEYS[kind]: u32(at) for kind, at in ids.items() if kind in _ID_KEYS}
     made |= {_ADD_KEYS[kind]: boolean(flag) for kind, flag in adds.items() if kind in _ADD_KEYS}
     return made | _chat_templates(files, warnings)
@@ -92,9 +99,15 @@ def space_prefix(config: Mapping[str, Any] | None, arch: str) -> dict[str, Value
 
 
 def _from_tokenizer(files: Files, warnings: list[str]) -> tuple[dict[str, str], dict[str, bool]]:
-    """The text of each special token that tokenizer_config.json names, and what the tokenizer adds by itself."""
-    given = files.config
-    named = {kind: content for kind in SPECIAL_KINDS if (content := _content((given or {}).get(f"{kind}_token")))}
+    """The text of each special token that tokenizer_config.json names, and what the tokenizer adds
+    by itself.
+    """
+    given = files.config or None
+    named = {
+        kind: content
+        for kind in SPECIAL_KINDS
+        if (content := _content((given or {}).get(f"{kind}_token")))
+    }
     if "bos" not in named and "cls" in named:
         named["bos"] = named["cls"]
     if "eos" not in named and "sep" in named:
@@ -109,7 +122,7 @@ def _from_tokenizer(files: Files, warnings: list[str]) -> tuple[dict[str, str], 
                 if kind not in named and isinstance(pair, list) and pair:
                     named[kind] = str(pair[0])
         elif step.get("type") == "TemplateProcessing":
-            _template(step, named, adds, warnings)
+            _template(step, named, adds, warnings, configured=given is not None)
     if given is None:
         return {}, adds
     for kind in (*SPECIAL_KINDS, "eot", "eom"):
@@ -120,20 +133,30 @@ def _from_tokenizer(files: Files, warnings: list[str]) -> tuple[dict[str, str], 
     return {kind: named[kind] for kind in order if kind in named}, adds
 
 
-def _template(step: Mapping[str, Any], named: dict[str, str], adds: dict[str, bool], warnings: list[str]) -> None:
-    """What a TemplateProcessing says: a leading token is bos, a trailing one eos, one between two texts sep."""
+def _template(
+    step: Mapping[str, Any],
+    named: dict[str, str],
+    adds: dict[str, bool],
+    warnings: list[str],
+    *,
+    configured: bool,
+) -> None:
+    """What a TemplateProcessing says: a leading token is bos, a trailing one eos, one between two
+    texts sep.
+    """
     single, pair = step.get("single") or [], step.get("pair") or []
     first = last = None
     if len(single) > 1:
         first, last = _special_id(single[0]), _special_id(single[-1])
         if first is not None:
-            known = (named.get("bos"), named.get("cls"))
-            adds["bos"] = first in known
-            if first not in known:
-                if "bos" in named:
-                    warnings.append(f"tokenizer.json: the template begins with {first!r}, which is not bos")
+            if not configured:
+                named["bos"] = first
+            elif first not in (named.get("bos"), named.get("cls")):
                 named.setdefault("bos", first)
                 named.setdefault("cls", first)
+            adds["bos"] = first in (named["bos"], named.get("cls"))
+            if not adds["bos"]:
+                warnings.append(f"tokenizer.json: the template begins with {first!r}, not with bos")
         if last is not None:
             old = named.get("eos")
             if old is not None and last != old:
@@ -141,7 +164,9 @@ def _template(step: Mapping[str, Any], named: dict[str, str], adds: dict[str, bo
                 if spare is not None:
                     named[spare] = old
                 else:
-                    warnings.append(f"tokenizer.json: the template ends with {last!r}, which replaces eos {old!r}")
+                    warnings.append(
+                        f"tokenizer.json: the template ends with {last!r}: no longer eos: {old!r}"
+                    )
             named["eos"] = last
             adds["eos"] = True
     start = 1 if first is not None and pair and _special_id(pair[0]) == first else 0
@@ -175,24 +200,38 @@ def _content(token: Any) -> str | None:
 def _chat_templates(files: Files, warnings: list[str]) -> dict[str, Value]:
     """Chat templates: those of tokenizer_config.json, else those in files; the default one last.
 
-    Source: gguf-py/gguf/gguf_writer.py, add_chat_template. The list of names is sorted here (a set there).
+    Templates in files count without a tokenizer_config.json too, where the converter drops them.
+    Source: gguf-py/gguf/gguf_writer.py, add_chat_template. The list of names is sorted here (a set
+    there).
     """
-    if files.config is None:
-        return {}
-    given = files.config.get("chat_template", files.templates)
+    given = (files.config or {}).get("chat_template", files.templates)
     if isinstance(given, str):
         given = {"default": given}
     elif isinstance(given, list):
-        given = {t["name"]: t["template"] for t in given if isinstance(t, dict) and {"name", "template"} <= t.keys()}
+        given = {
+            t["name"]: t["template"]
+            for t in given
+            if isinstance(t, dict) and {"name", "template"} <= t.keys()
+        }
     if given is None:
         return {}
     if not isinstance(given, dict):
-        warnings.append(f"tokenizer_config.json: chat_template: expected text or a list, got {type(given).__name__}")
+        warnings.append(
+            "tokenizer_config.json: chat_template: expected text or a list, "
+            f"got {type(given).__name__}"
+        )
         return {}
     plain = set(ascii_letters + digits)
-    named = {"".join(c if c in plain else "_" for c in name): template for name, template in given.items() if name}
+    named = {
+        "".join(c if c in plain else "_" for c in name): template
+        for name, template in given.items()
+        if name
+    }
     default = named.pop("default", None)
-    made = {Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name): text(jinja) for name, jinja in named.items()}
+    made = {
+        Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=name): text(jinja)
+        for name, jinja in named.items()
+    }
     if named:
         made[Keys.Tokenizer.CHAT_TEMPLATES] = texts(sorted(named))
     if default is not None:

@@ -44,7 +44,9 @@ class Special(msgspec.Struct, forbid_unknown_fields=True):
     add_bos: bool | None = None
 
     def fits(self, arch: str, pre: str, rows: int) -> bool:
-        """Whether the entry is meant for a model of this architecture, pre-tokenizer and number of tokens."""
+        """Whether the entry is meant for a model of this architecture, pre-tokenizer and number of
+        tokens.
+        """
         return arch in self.arch and (not self.pre or pre in self.pre) and self.rows in (None, rows)
 
 
@@ -61,7 +63,9 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def parse(raw: bytes, where: str = FILE) -> Table:
-    """The table of a TOML file. Raises RuleError for unknown fields and for names that llama.cpp does not load."""
+    """The table of a TOML file. Raises RuleError for unknown fields and for names that llama.cpp
+    does not load.
+    """
     try:
         made = msgspec.toml.decode(raw, type=Table)
     except msgspec.DecodeError as error:

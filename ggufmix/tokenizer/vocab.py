@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from operator import add
+from typing import cast
 
 from gguf import TokenType
 
@@ -40,7 +41,8 @@ class Merges:
 def byte_alphabet() -> dict[str, int]:
     """The 256 characters that stand for bytes in a byte-level vocabulary, each with its byte.
 
-    Printable Latin-1 characters stand for themselves, the other bytes for the characters from U+0100 on.
+    Printable Latin-1 characters stand for themselves, the other bytes for the characters from
+    U+0100 on.
     Source: GPT-2's encoder.py, bytes_to_unicode.
     """
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -57,8 +59,8 @@ def merges(files: Files) -> Merges:
     given = model.merges
     if not given:
         return Merges([], [])
-    if all(isinstance(merge, str) for merge in given):
-        written = [merge for merge in given if isinstance(merge, str)]
+    if set(map(type, given)) == {str}:
+        written = cast("list[str]", given)
         parts = " ".join(written).split(" ")
         if len(parts) != 2 * len(written) or not all(parts):
             wrong = next(m for m in written if m.count(" ") != 1 or "" in m.split(" "))
@@ -66,9 +68,9 @@ def merges(files: Files) -> Merges:
         firsts, seconds = parts[::2], parts[1::2]
     else:
         pairs = [m if isinstance(m, tuple) else _pair(m, files) for m in given]
-        firsts, seconds = [a for a, _ in pairs], [b for _, b in pairs]
+        firsts, seconds = map(list, zip(*pairs, strict=True))
         written = list(map(" ".join, pairs))
-        if any(" " in part for part in chain(firsts, seconds)):
+        if " " in "".join(chain(firsts, seconds)):
             written = [f"{a.replace(' ', SPACE)} {b.replace(' ', SPACE)}" for a, b in pairs]
     joined = list(map(add, firsts, seconds))
     if prefix := model.continuing_subword_prefix:
@@ -77,8 +79,8 @@ def merges(files: Files) -> Merges:
         if not all(map(model.vocab.__contains__, tokens)):
             at = next(n for n, token in enumerate(tokens) if token not in model.vocab)
             raise TokenizerError(
-                f"{files.path}: model.merges[{at}]: {written[at]!r} needs the token {tokens[at]!r}, "
-                "which is not in the vocabulary"
+                f"{files.path}: model.merges[{at}]: {written[at]!r} needs the token "
+                f"{tokens[at]!r}, which is not in the vocabulary"
             )
     return Merges(written, joined)
 
@@ -86,10 +88,11 @@ def merges(files: Files) -> Merges:
 def added_tokens(files: Files, rows: int, warnings: list[str]) -> dict[str, Entry]:
     """The added tokens, by text, with the ids they get.
 
-    A token that is in the vocabulary has its id there; others follow the vocabulary in order, whatever id the file gives
-    them: so do tokenizers and transformers, so that is what the model has seen. tokenizer_config.json may add tokens and
-    may say that one is special; what it adds beyond the last embedding row is left out. Tokens that got another id than
-    the files say, or that are left out, are told in `warnings`.
+    A token that is in the vocabulary has its id there; others follow the vocabulary in order,
+    whatever id the file gives them: so do tokenizers and transformers, so that is what the model
+    has seen. tokenizer_config.json may add tokens and may say that one is special; what it adds
+    beyond the last embedding row is left out. Tokens that got another id than the files say, or
+    that are left out, are told in `warnings`.
     Source: tokenizers 0.23, AddedVocabulary::add_tokens; transformers 5.23, TokenizersBackend.
     """
     vocab = files.tokenizer.model.vocab
@@ -108,14 +111,15 @@ def added_tokens(files: Files, rows: int, warnings: list[str]) -> dict[str, Entr
         if at is None:
             if not own and (free >= rows or token.id < 0):
                 warnings.append(
-                    f"tokenizer_config.json: {token.content!r} is not in the vocabulary of tokenizer.json; left out"
+                    f"tokenizer_config.json: {token.content!r} is not in tokenizer.json; left out"
                 )
                 continue
             at, free = free, free + 1
             if at in taken:
                 raise TokenizerError(
-                    f"{files.path}: the added token {token.content!r} gets id {at}, which the vocabulary uses",
-                    hint="the ids of the vocabulary have holes; put the added tokens into the vocabulary",
+                    f"{files.path}: the added token {token.content!r} gets id {at}, "
+                    "which the vocabulary uses",
+                    hint="the ids of model.vocab have holes; put the added tokens into it",
                 )
         if token.id not in (at, -1):
             strays.append(f"{token.content!r} ({token.id} -> {at})")
@@ -123,7 +127,8 @@ def added_tokens(files: Files, rows: int, warnings: list[str]) -> dict[str, Entr
     if strays:
         shown = ", ".join(strays[:4]) + (", ..." if len(strays) > 4 else "")
         warnings.append(
-            f"{files.path}: {len(strays)} added tokens get other ids than the file says, as they do in transformers: {shown}"
+            f"{files.path}: {len(strays)} added tokens get other ids than the file says, "
+            f"as they do in transformers: {shown}"
         )
     return made
 
@@ -131,7 +136,8 @@ def added_tokens(files: Files, rows: int, warnings: list[str]) -> dict[str, Entr
 def tokens(files: Files, added: dict[str, Entry], rows: int) -> tuple[list[str], list[int]]:
     """The tokens and their types, by id; ids without a token are `[PAD{id}]`, unused.
 
-    All ids must be below `rows`. Raises TokenizerError for two tokens with one id, or one text with two ids.
+    All ids must be below `rows`. Raises TokenizerError for two tokens with one id, or one text with
+    two ids.
     Source: conversion/base.py, get_vocab_base and does_token_look_special.
     """
     vocab = files.tokenizer.model.vocab
@@ -158,19 +164,28 @@ def tokens(files: Files, added: dict[str, Entry], rows: int) -> tuple[list[str],
         twice = next(token for token, n in Counter(whole).items() if n > 1)
         first, second = [n for n, token in enumerate(whole) if token == twice][:2]
         raise TokenizerError(
-            f"{files.path}: the token {twice!r} has the ids {first} and {second}; llama.cpp needs unique tokens"
+            f"{files.path}: the token {twice!r} has the ids {first} and {second}; "
+            "llama.cpp needs unique tokens"
         )
     return whole, types
 
 
 def _declared(files: Files) -> list[tuple[Added, bool]]:
-    """Added tokens in the order they are added, and whether tokenizer.json has them; id -1 where no file says."""
+    """Added tokens in the order they are added, and whether tokenizer.json has them; id -1 where no
+    file says.
+    """
     made = [(token, True) for token in files.tokenizer.added_tokens]
     config = files.config or {}
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
-        for key, token in sorted(decoder.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else -1):
-            if isinstance(token, dict) and isinstance(token.get("content"), str) and key.isdecimal():
+        for key, token in sorted(
+            decoder.items(), key=lambda item: int(item[0]) if item[0].isdecimal() else -1
+        ):
+            if (
+                isinstance(token, dict)
+                and isinstance(token.get("content"), str)
+                and key.isdecimal()
+            ):
                 special = token.get("special") is True
                 normalized = token.get("normalized") is not False
                 made.append((Added(int(key), token["content"], special, normalized), False))
@@ -191,7 +206,9 @@ def _place(files: Files, made: list[str | None]) -> None:
         if at < 0:
             raise TokenizerError(f"{files.path}: the token {token!r} has the id {at}")
         if made[at] is not None:
-            raise TokenizerError(f"{files.path}: the tokens {made[at]!r} and {token!r} both have the id {at}")
+            raise TokenizerError(
+                f"{files.path}: the tokens {made[at]!r} and {token!r} both have the id {at}"
+            )
         made[at] = token
 
 
@@ -211,8 +228,8 @@ def _is_byte_level(files: Files) -> bool:
 def _decoded(content: str, alphabet: dict[str, int]) -> str:
     """An added token as the byte-level decoder gives it back.
 
-    Unlike llama.cpp's converter, a token whose characters happen to be bytes that are no text stays as it is: a
-    replacement character would match nothing.
+    Unlike llama.cpp's converter, a token whose characters happen to be bytes that are no text stays
+    as it is: a replacement character would match nothing.
     """
     if not alphabet or not all(character in alphabet for character in content):
         return content

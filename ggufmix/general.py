@@ -1,0 +1,153 @@
+"""`general.*` keys: what a GGUF file says of the model beside its architecture.
+
+They come from the model card (README.md), config.json and generation_config.json through
+`gguf.Metadata`, so they are what llama.cpp's converter writes, with one exception: that one takes
+names from the folder the model lies in. A folder is a matter of the machine, so here nothing comes
+from it, and a model without a name gets none.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from gguf import GGUFType, GGUFValueType, GGUFWriter, Keys, Metadata, size_label
+
+from .container import Value, array, text
+from .errors import SourceError
+
+# An id of a model hub: "organization/name", no path.
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
+_PATH = re.compile(r"[/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|file:")
+
+# generation_config.json -> field of gguf.Metadata. Source: gguf-py/gguf/metadata.py, Metadata.load.
+_SAMPLING = {
+    "sequence": "sampling_sequence",
+    "top_k": "sampling_top_k",
+    "top_p": "sampling_top_p",
+    "min_p": "sampling_min_p",
+    "xtc_probability": "sampling_xtc_probability",
+    "xtc_threshold": "sampling_xtc_threshold",
+    "temperature": "sampling_temp",
+    "penalty_last_n": "sampling_penalty_last_n",
+    "penalty_repeat": "sampling_penalty_repeat",
+    "mirostat": "sampling_mirostat",
+    "mirostat_tau": "sampling_mirostat_tau",
+    "mirostat_eta": "sampling_mirostat_eta",
+}
+_INTEGERS = (GGUFValueType.UINT32, GGUFValueType.INT32)
+
+
+def general(
+    directory: Path,
+    *,
+    parameters: tuple[int, int, int, int],
+    model_name: str | None = None,
+    warnings: list[str] | None = None,
+) -> dict[str, Value]:
+    """The keys from general.type on, in the order of llama.cpp's converter.
+
+    parameters  numbers of weights as `gguf.size_label` takes them: all, those outside stacked
+                experts, those of one expert, experts per layer
+    model_name  what the user calls the model; else the card or config.json says it, or
+                general.name is missing
+    warnings    gets what cannot be used
+    general.architecture belongs before them; general.file_type and general.quantization_version
+    come later and are the caller's.
+    Raises SourceError for a config.json that is no JSON object.
+    """
+    told = [] if warnings is None else warnings
+    card = _card(directory, told)
+    metadata = Metadata.apply_metadata_heuristic(
+        Metadata(), card, _hub_id(directory), None, parameters[0]
+    )
+    for key, value in _generation(directory).items():
+        if key in _SAMPLING:
+            setattr(metadata, _SAMPLING[key], value)
+    if model_name is not None:
+        metadata.name = model_name
+    if metadata.size_label is None and parameters[0] > 0:
+        metadata.size_label = size_label(*parameters)
+    nameless = metadata.name is None
+    metadata.name = metadata.name or ""
+    recorder = GGUFWriter(None, "")
+    metadata.set_gguf_meta_model(recorder)
+
+    made = {Keys.General.TYPE: text(GGUFType.MODEL)}
+    for key, entry in recorder.kv_data[0].items():
+        if key == Keys.General.ARCHITECTURE or (nameless and key == Keys.General.NAME):
+            continue
+        value = _value(entry.value, entry.type)
+        if value is None:
+            told.append(f"{key}: cannot be {entry.value!r}; left out")
+        else:
+            made[key] = value
+    return made
+
+
+def _value(data: Any, kind: GGUFValueType) -> Value | None:
+    """A value of the type the key has; cards are written by hand, so `version: 1.0` is a number.
+    None: no such value.
+    """
+    if kind is GGUFValueType.STRING:
+        return text(data if isinstance(data, str) else str(data))
+    if kind is GGUFValueType.ARRAY:
+        return array(GGUFValueType.STRING, [str(item) for item in data])
+    if isinstance(data, bool) or not isinstance(data, (int, float)):
+        return None
+    return Value(kind, int(data) if kind in _INTEGERS else float(data))
+
+
+def _card(directory: Path, told: list[str]) -> dict[str, Any]:
+    """The front matter of the model card, without values that are paths of some machine."""
+    import yaml
+
+    try:
+        card = Metadata.load_model_card(directory)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        told.append(
+            f"README.md: the model card cannot be read, so nothing is taken from it: {reason}"
+        )
+        return {}
+    return {key: kept for key, value in card.items() if (kept := _no_paths(value)) is not None}
+
+
+def _no_paths(value: Any) -> Any:
+    if isinstance(value, str):
+        return None if _PATH.match(value) else value
+    if isinstance(value, list):
+        return [kept for item in value if (kept := _no_paths(item)) is not None]
+    if isinstance(value, dict):
+        return {key: kept for key, item in value.items() if (kept := _no_paths(item)) is not None}
+    return value
+
+
+def _hub_id(directory: Path) -> dict[str, Any]:
+    """What config.json calls the model, if that is an id of a hub: it is a folder as often."""
+    name = _json(directory / "config.json").get("_name_or_path")
+    return {"_name_or_path": name} if isinstance(name, str) and _HUB_ID.fullmatch(name) else {}
+
+
+def _generation(directory: Path) -> Mapping[str, Any]:
+    try:
+        return _json(directory / "generation_config.json")
+    except SourceError:
+        return {}  # as in gguf: not all models have a valid one
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        made = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: {error}") from None
+    if not isinstance(made, dict):
+        raise SourceError(f"{path}: expected an object at the top")
+    return made
