@@ -16,6 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
+# Python adds -fwrapv: an int index that might wrap keeps a loop scalar, so long loops count in int64_t.
 FLAGS = [
     *("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fno-lto"),
     *("-Wall", "-Wextra", "-g0"),

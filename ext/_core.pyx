@@ -45,11 +45,16 @@ def table():
 
 def tiers():
     """Names of the tiers that run here, slowest first; a name's place is the number `encode` and `decode` take."""
-    return [c_tiers[i].name.decode() for i in range(n_tiers) if c_tiers[i].supported()]
+    return [c_tiers[i].name.decode() for i in range(n_here)]
+
+
+cdef int n_here = 0  # asked once: cpuid is slow in a virtual machine
+while n_here < n_tiers and c_tiers[n_here].supported():
+    n_here += 1
 
 
 cdef int check(int encoder, int limit, int64_t n_per_row, int64_t n_rows, int tier) except -1:
-    if not 0 <= encoder < limit or not 0 <= tier < n_tiers or not c_tiers[tier].supported():
+    if not 0 <= encoder < limit or not 0 <= tier < n_here:
         raise ValueError("no such encoder, format or tier")
     if n_per_row <= 0 or n_rows <= 0 or n_per_row % rows[encoders[encoder].format].values or n_per_row > (<int64_t>1 << 40) // n_rows:
         raise ValueError("rows must be whole blocks, and there must be some")

@@ -145,7 +145,11 @@ static inline int scale_state(int kind, const uint8_t *at) {
     return u >= special ? INFINITE : u ? USUAL : ZERO;
 }
 
-/* Counts flushed and wiped groups. Returns the first group whose scale is infinite, or n_groups. */
+/* No format multiplies a float16 scale by more than 4096. Beyond what that reaches, the sums of a search for the best scale
+ * overflow, and what it stores is finite but means nothing. */
+#define OUT_OF_REACH (65504.0f * 4096)
+
+/* Counts flushed and wiped groups. Returns the first group whose scale is infinite (or should have been), or n_groups. */
 static inline int64_t inspect_as(int kind, const struct row *r, const uint8_t *y, int64_t n_groups, struct tops t,
                                  struct report *out) {
     int64_t per_block = r->values / scale_group(r);
@@ -156,7 +160,7 @@ static inline int64_t inspect_as(int kind, const struct row *r, const uint8_t *y
             int least = scale_state(kind, block + r->min_at);
             state = state == INFINITE || least == INFINITE ? INFINITE : state == ZERO && least == ZERO ? ZERO : USUAL;
         }
-        if (state == INFINITE) return g;
+        if (state == INFINITE || (kind == SCALE_F16 && t.first[g] > magnitude(OUT_OF_REACH))) return g;
         if (state == ZERO)
             out->flushed += t.first[g] != 0;
         else
@@ -169,25 +173,34 @@ static int64_t inspect(const struct row *r, const uint8_t *y, int64_t n_groups, 
     return r->scale == SCALE_F16 ? inspect_as(SCALE_F16, r, y, n_groups, t, out) : inspect_as(r->scale, r, y, n_groups, t, out);
 }
 
+/* Zeros among n values of 16 bits, n at most 4096, and the largest of them without its sign. */
+static int zeros16(const uint8_t *y, int n, int16_t *largest) {
+    int16_t top = 0, zeros = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int16_t m;
+        memcpy(&m, y + 2 * i, 2);
+        m &= 0x7FFF;
+        top = m > top ? m : top;
+        zeros = (int16_t)(zeros + (m == 0));
+    }
+    *largest = top;
+    return zeros;
+}
+
+static int zeros32(const float *x, int n) {
+    int zeros = 0;
+    for (int64_t i = 0; i < n; i++) zeros += magnitude(x[i]) == 0;
+    return zeros;
+}
+
 /* The same where a block is one value, stored as 16 bits: infinite values, and zeros that were not. */
 static int64_t inspect_values(const struct row *r, const float *x, const uint8_t *y, int64_t n, struct report *out) {
-    int64_t flushed = 0;
-    if (r->scale != SCALE_F32) {
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, y + 2 * i, 2);
-            flushed += ((h & 0x7FFF) == 0) & (magnitude(x[i]) != 0);
-        }
-        out->flushed += flushed;
-        int special = 0;
-        uint16_t exponent = r->scale == SCALE_F16 ? 0x7C00 : 0x7F80;
-        for (int64_t i = 0; i < n; i++) {
-            uint16_t h;
-            memcpy(&h, y + 2 * i, 2);
-            special |= (h & exponent) == exponent;
-        }
-        for (int64_t i = 0; special && i < n; i++)
-            if (scale_state(r->scale, y + 2 * i) == INFINITE) return i;
+    for (int64_t from = 0; r->scale != SCALE_F32 && from < n; from += 4096) {
+        int part = n - from < 4096 ? (int)(n - from) : 4096;
+        int16_t top;
+        out->flushed += zeros16(y + 2 * from, part, &top) - zeros32(x + from, part);
+        for (int i = 0; top >= (r->scale == SCALE_F16 ? 0x7C00 : 0x7F80) && i < part; i++)
+            if (scale_state(r->scale, y + 2 * (from + i)) == INFINITE) return from + i;
     }
     return n;
 }

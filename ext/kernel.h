@@ -96,14 +96,26 @@ static inline int32_t largest_magnitude(const float *x, int n) {
     return top;
 }
 
-/* The value of largest magnitude, with its sign; of equal magnitudes the first. */
+/* The value of largest magnitude, with its sign; of equal magnitudes the first, of zeros +0. n: a multiple of 8, up to 64. */
 static inline float largest_value(const float *x, int n) {
-    int32_t top = largest_magnitude(x, n), first = n;
-    for (int j = 0; j < n; j++) {
-        int32_t at = magnitude(x[j]) == top ? j : n;
-        first = at < first ? at : first;
+#if defined(__AVX2__)
+    __m256i all = _mm256_set1_epi32(0x7FFFFFFF), top = _mm256_setzero_si256();
+    for (int j = 0; j < n; j += 8)
+        top = _mm256_max_epi32(top, _mm256_and_si256(all, _mm256_loadu_si256((const __m256i *)(x + j))));
+    top = _mm256_max_epi32(top, _mm256_permute2x128_si256(top, top, 1));
+    top = _mm256_max_epi32(top, _mm256_shuffle_epi32(top, 0x4E));
+    top = _mm256_max_epi32(top, _mm256_shuffle_epi32(top, 0xB1));
+    uint64_t equal = 0;
+    for (int j = 0; j < n; j += 8) {
+        __m256i m = _mm256_and_si256(all, _mm256_loadu_si256((const __m256i *)(x + j)));
+        equal |= (uint64_t)_mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(m, top))) << j;
     }
-    return top ? x[first] : 0.0f;
+    return x[__builtin_ctzll(equal)] + 0.0f;
+#else
+    int32_t top = largest_magnitude(x, n), first = n - 1;
+    for (int j = n - 1; j >= 0; j--) first = magnitude(x[j]) == top ? j : first;
+    return x[first] + 0.0f;
+#endif
 }
 
 /* 1/d, and 0 for d = 0. Where d is so small that 1/d is infinite the block cannot be scaled: 0 as well. */
