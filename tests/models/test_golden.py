@@ -46,7 +46,7 @@ def test_same_names_and_shapes(pair: tuple[Model, dict[str, Any]]) -> None:
 
 
 def test_same_values(pair: tuple[Model, dict[str, Any]]) -> None:
-    """Every value the same to the last bit in float32; ssm_a, an exp, to one unit in the last place."""
+    """Every value is the same float32; ssm_a, an exp, to one unit in the last place."""
     model, golden = pair
     for placed in model.tensors:
         values, want = placed.tensor.all().astype(np.float32), golden["tensors"][placed.name]
@@ -58,7 +58,7 @@ def test_same_values(pair: tuple[Model, dict[str, Any]]) -> None:
 
 
 def test_same_keys(pair: tuple[Model, dict[str, Any]]) -> None:
-    """The same keys with the same types and values in the same order, but where the converter errs."""
+    """The same keys, types and values in the same order, but where the converter errs."""
     model, golden = pair
     ours = [
         [key, *(kind.name for kind in (value.type, value.item) if kind is not None), value.data]

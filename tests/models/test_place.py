@@ -30,7 +30,7 @@ class Unread(Tensor):
         self.name, self.shape, self.dtype = name, shape, np.dtype(BF16)
 
     def rows(self, start: int, stop: int) -> Array:
-        raise AssertionError(f"{self.name} was read")
+        raise AssertionError(f"{self.name}: rows {start} to {stop} were read")
 
 
 def unread(case: Case) -> dict[str, Tensor]:
