@@ -97,7 +97,7 @@ def _value(data: Any, kind: GGUFValueType) -> Value | None:
     if kind is GGUFValueType.STRING:
         return text(data if isinstance(data, str) else str(data))
     if kind is GGUFValueType.ARRAY:
-        return array(GGUFValueType.STRING, [str(item) for item in data])
+        return array(GGUFValueType.STRING, ["no" if item is False else str(item) for item in data])
     if isinstance(data, bool) or not isinstance(data, (int, float)):
         return None
     return Value(kind, int(data) if kind in _INTEGERS else float(data))

@@ -15,7 +15,27 @@ CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + TAIL
 QWEN2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + TAIL
-WORDS = ["Ġnormal", "Ġmultiple", "Ġemojis", "Ġwork", "Ġthere", "Ġsure", "Ġlike", "Ġtea", "333", "33", "ðŁ", "ĠðŁ", "ÑģÐ", "ĠÐ", "ĊĊ", "ĠĠĠ", "....", "'ve", "'ll"]
+WORDS = [
+    "Ġnormal",
+    "Ġmultiple",
+    "Ġemojis",
+    "Ġwork",
+    "Ġthere",
+    "Ġsure",
+    "Ġlike",
+    "Ġtea",
+    "333",
+    "33",
+    "ðŁ",
+    "ĠðŁ",
+    "ÑģÐ",
+    "ĠÐ",
+    "ĊĊ",
+    "ĠĠĠ",
+    "....",
+    "'ve",
+    "'ll",
+]
 
 
 def added(

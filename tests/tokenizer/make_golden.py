@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 sys.path[:0] = [f"{sys.argv[1]}/gguf-py", sys.argv[1], *map(str, Path(__file__).parents[1:3])]
-from tokenizer.cases import Case, cases
+from tokenizer.cases import Case, cases  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
