@@ -7,12 +7,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from checkpoints import BF16, CASES, Case
 from gguf import MODEL_ARCH
+from plain_gguf import write_f32
+from runtime import Llama
 
 from ggufmix import models
 from ggufmix.models import Model, qwen35
@@ -114,6 +117,25 @@ def test_mtp_blocks_that_the_config_does_not_state() -> None:
     model = models.place(config, {n: held(n, v) for n, v in case.arrays().items()})
     assert (model.block_count, model.mtp_blocks) == (6, 1)
     assert "blk.5.nextn.eh_proj.weight" in {p.name for p in model.tensors}
+
+
+def test_mtp_blocks_with_an_embedding_of_their_own(tmp_path: Path) -> None:
+    """An embedding that only MTP blocks use is kept, and llama.cpp loads it."""
+    case = CASES["next-one-by-one-mtp"]
+    arrays = case.arrays()
+    arrays["mtp.embed_tokens.weight"] = arrays["lm_head.weight"]
+    model = models.place(case.raw_config(), _held(arrays))
+    assert "blk.5.nextn.embed_tokens.weight" in {p.name for p in model.tensors}
+    Llama(write_f32(model, tmp_path / "own.gguf"), mtp=True).close()
+
+
+def test_irregular_layers_in_front_of_mtp_blocks() -> None:
+    """The list of layer kinds covers MTP blocks, which are full attention."""
+    case = CASES["dense-wrapped-mtp"]
+    kinds = ["full_attention", "linear_attention", "linear_attention", "full_attention"]
+    config = {**case.config, "num_hidden_layers": 4, "layer_types": kinds}
+    model = models.place(*_parts(replace(case, config=config)))
+    assert model.values["qwen35.attention.recurrent_layers"].data == [0, 1, 1, 0, 0]
 
 
 def test_names_of_wrappers() -> None:
