@@ -1,7 +1,7 @@
 """Run GGUF files in llama.cpp itself, through the shared library inside the package xllamacpp.
 
 Parameter structs are passed as opaque, over-sized buffers that the library's own `*_default_params`
-fill; only the leading fields, which have long been stable, are set here.
+fill; only the leading fields, which have long been stable, are set here. Needs the extra [eval].
 """
 
 # SPDX-License-Identifier: MIT
@@ -14,9 +14,19 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
-import xllamacpp
+from numpy.typing import NDArray
+
+from .errors import UsageError
+
+try:
+    import xllamacpp
+except ModuleNotFoundError as missing:
+    raise UsageError(
+        "llama.cpp is not installed here", hint="pip install 'ggufmix[eval]'"
+    ) from missing
 
 _LIB = C.CDLL(glob.glob(os.path.join(os.path.dirname(xllamacpp.__file__), "xllamacpp*.so"))[0])
 
@@ -43,7 +53,7 @@ class _Batch(C.Structure):
     ]
 
 
-def _function(name, result, *arguments):
+def _function(name: str, result: Any, *arguments: Any) -> Any:
     function = getattr(_LIB, name)
     function.restype, function.argtypes = result, arguments
     return function
@@ -64,6 +74,17 @@ _tokenize = _function(
     C.c_char_p,
     C.c_int32,
     C.POINTER(C.c_int32),
+    C.c_int32,
+    C.c_bool,
+    C.c_bool,
+)
+_detokenize = _function(
+    "llama_detokenize",
+    C.c_int32,
+    C.c_void_p,
+    C.POINTER(C.c_int32),
+    C.c_int32,
+    C.c_char_p,
     C.c_int32,
     C.c_bool,
     C.c_bool,
@@ -118,7 +139,16 @@ class Llama:
             raise RuntimeError(f"llama_tokenize returned {n}")
         return list(out[:n])
 
-    def logits(self, tokens: Sequence[int]) -> np.ndarray:
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens spelled out."""
+        ids = (C.c_int32 * len(tokens))(*tokens)
+        out = C.create_string_buffer(64 * len(tokens) + 64)
+        n = _detokenize(self._vocab, ids, len(tokens), out, len(out), False, True)
+        if n < 0:
+            raise RuntimeError(f"llama_detokenize returned {n}")
+        return out.raw[:n].decode(errors="replace")
+
+    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position, float32 (len(tokens), n_vocab), from an empty cache."""
         n = len(tokens)
         _clear(_memory_of(self._context), True)
@@ -158,14 +188,15 @@ def _last_words() -> str:
     return "".join(_said[-6:]).strip()
 
 
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities, float64."""
-    logits = logits.astype(np.float64)
-    logits -= logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log probabilities over the last axis, in float64."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(-1, keepdims=True)
+    made: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return made
 
 
-def kl(base: np.ndarray, other: np.ndarray) -> float:
+def kl(base: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Mean KL(base || other) in nats per position, of two arrays of logits (positions,
     vocabulary).
     """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import runtime
+from ggufmix import runtime
 from tokenizer.cases import LLAMA3, QWEN2, Case, N, added, tokenizer
 from tokenizers import Tokenizer as Library
 
