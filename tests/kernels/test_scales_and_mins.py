@@ -62,3 +62,22 @@ def test_q2_k(tier):
     expected[208:224] = 15.0 * codes - 0.5 * 3
     block = bytes(scales) + qs.tobytes() + ONE + HALF
     np.testing.assert_array_equal(expected, values("Q2_K", block, tier))
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_q4_1(tier):
+    """Scale 1, minimum 1/2; values 0 to 15 in the low halves, 16 to 31 in the high ones."""
+    codes = np.arange(16, dtype=np.uint8)
+    expected = np.float32([*codes, *codes[::-1]]) + 0.5
+    block = ONE + HALF + bytes(codes | codes[::-1] << 4)
+    np.testing.assert_array_equal(expected, values("Q4_1", block, tier))
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_q5_1(tier):
+    """As Q4_1, with bit i of the word before the halves the fifth bit of value i."""
+    codes = np.arange(16, dtype=np.uint8)
+    expected = np.float32([*codes, *codes[::-1]]) + 0.5
+    expected[[0, 31]] += 16
+    block = ONE + HALF + (0x80000001).to_bytes(4, "little") + bytes(codes | codes[::-1] << 4)
+    np.testing.assert_array_equal(expected, values("Q5_1", block, tier))
