@@ -54,14 +54,14 @@ class Config:
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._values = {**_stated(raw), **_stated(text_config(raw))}
-        self._defaults = defaults
+        self.defaults = defaults
         self.tie_word_embeddings = any(
             where.get("tie_word_embeddings") is True for where in (raw, text_config(raw))
         )
 
     def find(self, *keys: str) -> Any:
         """The value of the first of `keys` that is stated, else that has a default, else None."""
-        for where in (self._values, self._defaults):
+        for where in (self._values, self.defaults):
             for key in keys:
                 if key in where:
                     return where[key]

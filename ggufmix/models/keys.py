@@ -10,7 +10,6 @@ become i32 arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from gguf import ExpertGatingFuncType, Keys
 
@@ -107,40 +106,41 @@ def _add(
 
 def _rope(config: Config) -> dict[str, Value]:
     rope = config.rope
-    full: dict[str, Any] = rope.get("full_attention") or rope
-    values = _scaling(config, full)
+    full = Config(rope.get("full_attention") or rope, {})
+    sliding = Config(rope.get("sliding_attention") or {}, {})
+    values = _scaling(full, config)
     if (sections := rope.get("mrope_section")) is not None:
+        if not isinstance(sections, list) or not all(isinstance(n, int) for n in sections):
+            raise ModelError(f"config.json: mrope_section: expected sizes, got {sections!r}")
         values[Keys.Rope.DIMENSION_SECTIONS] = i32s([*sections, 0, 0, 0, 0][:4])
-    if (theta := full.get("rope_theta")) is not None:
-        values[Keys.Rope.FREQ_BASE] = f32(theta)
-    if (theta := (rope.get("sliding_attention") or {}).get("rope_theta")) is not None:
-        values[Keys.Rope.FREQ_BASE_SWA] = f32(theta)
+    for key, where in ((Keys.Rope.FREQ_BASE, full), (Keys.Rope.FREQ_BASE_SWA, sliding)):
+        if where.find("rope_theta") is not None:
+            values[key] = f32(where.number("rope_theta"))
     return values
 
 
-def _scaling(config: Config, rope: Mapping[str, Any]) -> dict[str, Value]:
-    kind = rope.get("rope_type")
+def _scaling(rope: Config, config: Config) -> dict[str, Value]:
+    kind = rope.find("rope_type")
     if kind in ("su", "longrope"):
         return {Keys.Rope.SCALING_TYPE: text("longrope")}
     if kind in ("linear", "yarn"):
-        if rope.get("factor") is None:
-            raise ModelError(
-                f"config.json: rope_parameters: rope type {kind!r} needs a factor, got none"
-            )
-        values = {Keys.Rope.SCALING_TYPE: text(kind), Keys.Rope.SCALING_FACTOR: f32(rope["factor"])}
+        values = {
+            Keys.Rope.SCALING_TYPE: text(kind),
+            Keys.Rope.SCALING_FACTOR: f32(rope.number("factor")),
+        }
         if kind == "yarn":
-            stated = rope.get("original_max_position_embeddings")
-            length = stated if stated is not None else config.integer("max_position_embeddings")
+            before = "original_max_position_embeddings"
+            length = (
+                config.integer("max_position_embeddings")
+                if rope.find(before) is None
+                else rope.integer(before)
+            )
             values[Keys.Rope.SCALING_ORIG_CTX_LEN] = u32(length)
             for key, names in _YARN:
-                if (
-                    value := next((rope[n] for n in names if rope.get(n) is not None), None)
-                ) is not None:
-                    values[key] = f32(value)
+                if rope.find(*names) is not None:
+                    values[key] = f32(rope.number(*names))
         return values
     if kind is not None and kind not in _PLAIN_ROPES:
         known = ", ".join((*_PLAIN_ROPES, "linear", "yarn", "longrope"))
-        raise ModelError(
-            f"config.json: rope_parameters: expected a rope type of {known}, got {kind!r}"
-        )
+        raise ModelError(f"config.json: rope_type: expected one of {known}, got {kind!r}")
     return {}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from checkpoints import CASES, noise, write
 from plain_gguf import write_f32
-from runtime import Llama
 
 from ggufmix import models
 from ggufmix.models import Model
+from ggufmix.runtime import Llama
 from ggufmix.tensor import held
 
 N_TOKENS = 256

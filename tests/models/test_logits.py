@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from checkpoints import CASES
 from plain_gguf import write_f32
-from runtime import Llama, kl
 
 from ggufmix import models
-from ggufmix.models import Model, qwen35
+from ggufmix.models import Model, delta_net, qwen35
+from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint
 
 BOUND = 1e-6  # nats per token; llama.cpp keeps the cache of keys and values in F16
@@ -69,7 +69,7 @@ def test_order_of_value_heads_shows(
     name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Value heads left grouped by key head make another model."""
-    monkeypatch.setattr(qwen35._Sizes, "moves", qwen35._Moves())
+    monkeypatch.setattr(delta_net.DeltaNet, "moves", delta_net.Moves())
     assert kl(reference(name), run(again(name))) > FAR
 
 
@@ -78,7 +78,7 @@ def test_ungrouped_order_shows(
 ) -> None:
     """Rows of Qwen3-Next's one matrix for q, k, v and z taken as they lie make another model."""
     rows = (np.arange(256), np.arange(256, 384))
-    monkeypatch.setattr(qwen35._Sizes, "ungrouped", rows)
+    monkeypatch.setattr(delta_net.DeltaNet, "ungrouped", rows)
     assert kl(reference("next-one-by-one-mtp"), run(again("next-one-by-one-mtp"))) > FAR
 
 
@@ -93,7 +93,7 @@ def test_plus_one_shows(
 
 def test_minus_exp_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decays in another base make another model."""
-    monkeypatch.setattr(qwen35, "_minus_exp", lambda x: -np.exp2(x))
+    monkeypatch.setattr(delta_net, "_minus_exp", lambda x: -np.exp2(x))
     assert kl(reference("dense-tied"), run(again("dense-tied"))) > FAR
 
 

@@ -15,12 +15,12 @@ import pytest
 from checkpoints import BF16, CASES, Case
 from gguf import MODEL_ARCH
 from plain_gguf import write_f32
-from runtime import Llama
 
 from ggufmix import models
 from ggufmix.models import Model, qwen35
 from ggufmix.models.config import Config
 from ggufmix.models.keys import common_values
+from ggufmix.runtime import Llama
 from ggufmix.tensor import F32, Array, Tensor, held
 
 Placed = Callable[..., Model]
