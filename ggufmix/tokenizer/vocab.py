@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import chain
-from operator import add
+from itertools import islice, repeat
+from operator import contains
 from typing import cast
 
 from gguf import TokenType
@@ -53,36 +53,43 @@ def byte_alphabet() -> dict[str, int]:
 def merges(files: Files) -> Merges:
     """The merges, written as "a b"; a space inside a part of a pair is written as U+0120.
 
-    Raises TokenizerError for a merge that is no pair, or whose parts or result are no tokens.
+    Raises TokenizerError for a merge that is no pair, or that makes what is no token. That the
+    parts are tokens is not looked up, which would take longer than the rest: a part that is not
+    was made by no merge, so its own merge never applies.
     """
     model = files.tokenizer.model
     given = model.merges
-    if not given:
-        return Merges([], [])
-    if set(map(type, given)) == {str}:
+    kinds = set(map(type, given))
+    if kinds == {str}:
         written = cast("list[str]", given)
-        parts = " ".join(written).split(" ")
-        if len(parts) != 2 * len(written) or not all(parts):
-            wrong = next(m for m in written if m.count(" ") != 1 or "" in m.split(" "))
-            raise TokenizerError(f"{files.path}: model.merges: expected two parts, got {wrong!r}")
-        firsts, seconds = parts[::2], parts[1::2]
+        joined = [merge.replace(" ", "") for merge in written]
+        spaces = sum(map(len, written)) - sum(map(len, joined))
+        lines = "\n".join(["", *written, ""])
+        one_each = spaces == len(written) and all(map(contains, written, repeat(" ")))
+        if not one_each or "\n " in lines or " \n" in lines:
+            for merge in written:
+                _pair(merge, files)
     else:
-        pairs = [m if isinstance(m, tuple) else _pair(m, files) for m in given]
-        firsts, seconds = map(list, zip(*pairs, strict=True))
-        written = list(map(" ".join, pairs))
-        if " " in "".join(chain(firsts, seconds)):
+        pairs = [_pair(m, files) if isinstance(m, str) else m for m in given]
+        written, joined = list(map(" ".join, pairs)), list(map("".join, pairs))
+        if any(map(contains, joined, repeat(" "))):
             written = [f"{a.replace(' ', SPACE)} {b.replace(' ', SPACE)}" for a, b in pairs]
-    joined = list(map(add, firsts, seconds))
     if prefix := model.continuing_subword_prefix:
-        joined = [a + b.removeprefix(prefix) for a, b in zip(firsts, seconds, strict=True)]
-    for tokens in (firsts, seconds, joined):
-        if not all(map(model.vocab.__contains__, tokens)):
-            at = next(n for n, token in enumerate(tokens) if token not in model.vocab)
+        parts = [m if isinstance(m, tuple) else _pair(m, files) for m in given]
+        joined = [a + b.removeprefix(prefix) for a, b in parts]
+    if not _made_in_order(model.vocab, joined):
+        for at in [n for n, token in enumerate(joined) if token not in model.vocab][:1]:
             raise TokenizerError(
-                f"{files.path}: model.merges[{at}]: {written[at]!r} needs the token "
-                f"{tokens[at]!r}, which is not in the vocabulary"
+                f"{files.path}: model.merges[{at}]: {written[at]!r} makes {joined[at]!r}, "
+                "which is not in the vocabulary"
             )
     return Merges(written, joined)
+
+
+def _made_in_order(vocab: dict[str, int], joined: list[str]) -> bool:
+    """Whether the merges make a run of the vocabulary, one token each: trained ones mostly do."""
+    start = vocab.get(joined[0]) if joined else None
+    return start is not None and list(islice(vocab, start, start + len(joined))) == joined
 
 
 def added_tokens(files: Files, rows: int, warnings: list[str]) -> dict[str, Entry]:

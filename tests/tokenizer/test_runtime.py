@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from ggufmix import runtime
 from tokenizer.cases import LLAMA3, QWEN2, Case, N, added, tokenizer
 from tokenizers import Tokenizer as Library
 
+from ggufmix import runtime
 from ggufmix.container import header, text
 from ggufmix.tokenizer import load
 from ggufmix.tokenizer.table import table
