@@ -6,7 +6,7 @@
  * those codes is a / b, and its gain a a / b. The first of the greatest gains wins, in float arithmetic as written below.
  * Used by Q6_K, Q3_K, Q4_0 and Q5_0. Source: ggml-quants.c, make_qx_quants with rmse_type 1.
  *
- * The scale may be negative. The codes are not kept but told by the inverse: see codes_qx. All values below 1e-15: scale 0.
+ * The scale may be negative. The codes are not kept but told by the inverse: see codes_of_inverse. All values below 1e-15: scale 0.
  * Once a k is given the product inverse * x is at most nmax - 0.6, nmax + 0.4 or nmax + 0.9 (k <= -6, k <= 4, k <= 9), so
  * it is far from where nearest_int wraps, and the lanes leave out the limits that cannot matter.
  */
@@ -22,24 +22,43 @@ struct qx {
 
 static inline int32_t limit(int32_t l, int32_t low, int32_t high) { return l < low ? low : l > high ? high : l; }
 
-/* The codes, raised by nmax; all 0 where all values count as zero. */
-static inline void codes_qx(int n, int nmax, const float *restrict x, float inverse, uint8_t *restrict codes) {
-    for (int i = 0; i < n; i++) codes[i] = inverse != 0 ? (uint8_t)(limit(nearest_int(inverse * x[i]), -nmax, nmax - 1) + nmax) : 0;
-}
+#if LANES > 1
 
-/* The codes of 16 values for a stored scale that is not 0, raised by nmax. */
-static inline void codes_of_step(int nmax, const float *x, float step, uint8_t *codes) {
-#if LANES == 1
-    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)(limit(nearest_int(x[i] / step), -nmax, nmax - 1) + nmax);
-#else
+static inline void store_codes(int nmax, const vf v[16 / LANES], uint8_t codes[16]) {
     vi q[16 / LANES];
-    for (int i = 0; i < 16 / LANES; i++)
-        q[i] = i_min(i_max(v_nearest(v_load(x + LANES * i) / v_set(step)), i_set(-nmax)), i_set(nmax - 1)) + nmax;
+    for (int i = 0; i < 16 / LANES; i++) q[i] = i_min(i_max(v_nearest(v[i]), i_set(-nmax)), i_set(nmax - 1)) + nmax;
 #if LANES == 16
     _mm_storeu_si128((__m128i *)codes, _mm512_cvtepi32_epi8((__m512i)q[0]));
 #else
     _mm_storeu_si128((__m128i *)codes, bytes_of_i32x16((__m256i)q[0], (__m256i)q[1]));
 #endif
+}
+
+#endif
+
+/* The codes of 16 values for the inverse that was found, raised by nmax; all 0 where the values count as zero. */
+static inline void codes_of_inverse(int nmax, const float *x, float inverse, uint8_t codes[16]) {
+    if (inverse == 0) {
+        memset(codes, 0, 16);
+        return;
+    }
+#if LANES > 1
+    vf v[16 / LANES];
+    for (int i = 0; i < 16 / LANES; i++) v[i] = inverse * v_load(x + LANES * i);
+    store_codes(nmax, v, codes);
+#else
+    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)(limit(nearest_int(inverse * x[i]), -nmax, nmax - 1) + nmax);
+#endif
+}
+
+/* The same for a stored scale other than 0. */
+static inline void codes_of_step(int nmax, const float *x, float step, uint8_t codes[16]) {
+#if LANES > 1
+    vf v[16 / LANES];
+    for (int i = 0; i < 16 / LANES; i++) v[i] = v_load(x + LANES * i) / step;
+    store_codes(nmax, v, codes);
+#else
+    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)(limit(nearest_int(x[i] / step), -nmax, nmax - 1) + nmax);
 #endif
 }
 

@@ -4,8 +4,7 @@
  * so codes are 1..15 and a block in which some |q| is 7 comes back exactly, as far as float16 holds s.
  * Where 1/d is infinite (subnormal d) every code is 8. Source: the formula; known as a patch of quantize_row_q4_0_ref.
  */
-#include "kernel.h"
-#include "nibbles.h"
+#include "symmetric.h"
 
 typedef struct {
     uint16_t d;
@@ -13,12 +12,13 @@ typedef struct {
 } block;
 SIZE_IS(block, 18);
 
+static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
+    block *b = (block *)y;
+    b->d = f16_from_f32(d);
+    store_nibbles(codes, b->q);
+}
+
 void FN(Q4_X_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     (void)importance;
-    block *b = (block *)y;
-    for (const float *end = x + n_per_row * n_rows; x < end; x += 32, b++) {
-        float d = largest_value(x, 32) / -7;
-        b->d = f16_from_f32(d);
-        encode_nibbles(x, inverse(d), b->q);
-    }
+    encode_plain(x, y, n_per_row * n_rows / 32, -7, 8, 8, sizeof(block), store);
 }

@@ -87,7 +87,7 @@ static void finish(const float *x, const float *scale, const float *inverse, blo
         if (step[g] != 0)
             codes_of_step(32, x + 16 * g, step[g], q + 16 * g);
         else
-            codes_qx(16, 32, x + 16 * g, inverse[g], q + 16 * g);
+            codes_of_inverse(32, x + 16 * g, inverse[g], q + 16 * g);
     for (int h = 0; h < 2; h++) {
         const uint8_t *p = q + 128 * h;
         for (int j = 0; j < 64; j++) b->low[64 * h + j] = (uint8_t)((p[j] & 15) | p[j + 64] << 4);
