@@ -1,0 +1,23 @@
+"""Blocks of the formats with uneven levels, written by hand: what they decode to can be read off."""
+
+import numpy as np
+import pytest
+from ggufmix import codecs
+
+TIERS = codecs.tiers()
+IQ4 = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+UP_DOWN = bytes(j | (15 - j) << 4 for j in range(16))
+"""Codes 0..15, then 15..0."""
+
+
+def decoded(fields: list, name: str, tier: str) -> list[float]:
+    block = b"".join(bytes(field) for field in fields)
+    values = codecs.decode(np.frombuffer(block, np.uint8).reshape(1, -1), name, tier=tier)
+    return values[0].tolist()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_iq4_nl(tier):
+    """Scale -2: every level up, then every level down."""
+    expected = [-2.0 * level for level in IQ4 + IQ4[::-1]]
+    assert decoded([np.float16(-2).tobytes(), UP_DOWN], "IQ4_NL", tier) == expected
