@@ -9,8 +9,7 @@ here reads a weight.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -103,17 +102,27 @@ class Plan:
         """Bits of tensor data for one weight, padding not counted."""
         return 8 * sum(t.n_bytes for t in self.tensors) / self.n_weights
 
-    def by(self, key: str) -> list[tuple[str, int, int, int]]:
-        """(type or role, tensors, weights, bytes), largest first; key is "type" or "role"."""
-        tensors: Counter[str] = Counter()
-        weights: Counter[str] = Counter()
-        n_bytes: Counter[str] = Counter()
+    def by_type(self) -> dict[str, dict[str, Any]]:
+        """Type -> tensors, weights and bytes; largest first."""
+        return self._grouped(lambda t: t.encoder.format.name)
+
+    def by_role(self) -> dict[str, dict[str, Any]]:
+        """Role -> tensors, weights and bytes, and its types and reasons; largest first."""
+        groups = self._grouped(lambda t: t.placed.role)
+        for role, group in groups.items():
+            members = [t for t in self.tensors if t.placed.role == role]
+            group["types"] = list(dict.fromkeys(t.encoder.name for t in members))
+            group["reasons"] = list(dict.fromkeys(t.reason for t in members))
+        return groups
+
+    def _grouped(self, key: Callable[[Planned], str]) -> dict[str, dict[str, Any]]:
+        groups: dict[str, dict[str, Any]] = {}
         for t in self.tensors:
-            name = t.encoder.format.name if key == "type" else t.placed.role
-            tensors[name] += 1
-            weights[name] += t.placed.tensor.n_values
-            n_bytes[name] += t.n_bytes
-        return [(name, tensors[name], weights[name], size) for name, size in n_bytes.most_common()]
+            group = groups.setdefault(key(t), {"tensors": 0, "weights": 0, "bytes": 0})
+            group["tensors"] += 1
+            group["weights"] += t.placed.tensor.n_values
+            group["bytes"] += t.n_bytes
+        return dict(sorted(groups.items(), key=lambda item: -item[1]["bytes"]))
 
     def as_dict(self) -> dict[str, Any]:
         """For `plan --json`: plain values only."""
@@ -135,12 +144,8 @@ class Plan:
                 }
                 for t in self.tensors
             ],
-            "types": {
-                name: {"tensors": n, "weights": w, "bytes": b} for name, n, w, b in self.by("type")
-            },
-            "roles": {
-                name: {"tensors": n, "weights": w, "bytes": b} for name, n, w, b in self.by("role")
-            },
+            "types": self.by_type(),
+            "roles": self.by_role(),
             "weights": self.n_weights,
             "bits_per_weight": self.bits_per_weight,
             "header_bytes": len(self.header),

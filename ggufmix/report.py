@@ -73,11 +73,11 @@ def _type(tensor: Mapping[str, Any]) -> str:
     return f"{kind} ({encoder})" if encoder != kind else str(kind)
 
 
-def shares(head: str, parts: Mapping[str, Mapping[str, int]]) -> Table:
-    """Types or roles with their tensors, weights, bytes and bits per weight, in the order given."""
+def types(parts: Mapping[str, Mapping[str, int]]) -> Table:
+    """Types with their tensors, weights, bytes and share, in the order given."""
     total = sum(p["bytes"] for p in parts.values()) or 1
     return table(
-        (head, "tensors", "weights", "bytes", "share", "bits/weight"),
+        ("type", "tensors", "weights", "bytes", "share", "bits/weight"),
         (
             [
                 name,
@@ -90,4 +90,23 @@ def shares(head: str, parts: Mapping[str, Mapping[str, int]]) -> Table:
             for name, p in parts.items()
         ),
         right=("tensors", "weights", "bytes", "share", "bits/weight"),
+    )
+
+
+def roles(parts: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Roles with their types and reasons, in the order given."""
+    return table(
+        ("role", "tensors", "weights", "bytes", "type", "reason"),
+        (
+            [
+                name,
+                str(p["tensors"]),
+                count(p["weights"]),
+                size(p["bytes"]),
+                ", ".join(p["types"]),
+                p["reasons"][0] if len(p["reasons"]) == 1 else f"{len(p['reasons'])} reasons",
+            ]
+            for name, p in parts.items()
+        ),
+        right=("tensors", "weights", "bytes"),
     )

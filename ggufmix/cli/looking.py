@@ -30,7 +30,7 @@ def inspect(
         k.replace("_", " "): str(v) for k, v in found.items() if isinstance(v, str | int | float)
     }
     out.print(report.table(("", ""), facts.items()), "")
-    out.print(report.shares("type", found["types"]), "")
+    out.print(report.types(found["types"]), "")
     metadata = found["metadata"].items()
     out.print(report.table(("key", "value"), ([k, str(v)] for k, v in metadata)))
 

@@ -38,8 +38,8 @@ def plan(
     out = report.console()
     if not summary:
         out.print(report.plan_lines(described["tensors"]), "")
-    out.print(report.shares("type", described["types"]), "")
-    out.print(report.shares("role", described["roles"]), "")
+    out.print(report.roles(described["roles"]), "")
+    out.print(report.types(described["types"]), "")
     print(
         f"{made.architecture}, recipe {made.recipe}: {report.count(made.n_weights)} weights, "
         f"{made.bits_per_weight:.2f} bits per weight, {made.total_bytes:,} bytes "
