@@ -1,6 +1,9 @@
-"""Build of the compiled part: every kernel once per CPU tier, all in one extension. The rest of the project is in pyproject.toml.
+"""Build of the compiled part: every kernel once per CPU tier, all in one extension.
 
-GGUFMIX_SANITIZE=1  address, undefined-behaviour and float-cast sanitizers (run with libasan preloaded)
+The rest of the project is in pyproject.toml.
+
+GGUFMIX_SANITIZE=1  address, undefined-behaviour and float-cast sanitizers (preload libasan and
+                    libubsan to run it)
 """
 
 # SPDX-License-Identifier: MIT
@@ -16,12 +19,25 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
-# Python adds -fwrapv: an int index that might wrap keeps a loop scalar, so long loops count in int64_t.
+# Python adds -fwrapv: an int index that might wrap keeps a loop scalar, so long loops count in
+# int64_t.
 FLAGS = [
-    *("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-fno-lto"),
+    *(
+        "-std=gnu11",
+        "-O3",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fvisibility=hidden",
+        "-fno-lto",
+    ),
     *("-Wall", "-Wextra", "-g0"),
 ]
-SANITIZE = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-omit-frame-pointer", "-g", "-O1"]
+SANITIZE = [
+    "-fsanitize=address,undefined,float-cast-overflow",
+    "-fno-omit-frame-pointer",
+    "-g",
+    "-O1",
+]
 X86_TIERS = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
@@ -45,11 +61,14 @@ class BuildTiers(build_ext):
             jobs += [(source, root / tier, [("ISA", tier)], flags) for source in TIERED]
         with ThreadPoolExecutor(self.parallel or os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(lambda job: self.compile_one(*job), jobs))
-        ext.sources, self.force = [], True  # linking is quick, and the only way to tell a sanitized build from a plain one
+        ext.sources, self.force = (
+            [],
+            True,
+        )  # linking is quick, and the only way to tell a sanitized build from a plain one
         super().build_extension(ext)
 
     def compile_one(self, source, folder, macros, flags):
-        """Compile one source unless its object is newer than it and every header. Returns the object's path."""
+        """Compile one source unless its object is newer than it and every header."""
         [target] = self.compiler.object_filenames([source], output_dir=str(folder))
         if newer_group([source, *HEADERS, "setup.py"], target):
             flags = [*FLAGS, *flags, *(SANITIZE if sanitize else [])]

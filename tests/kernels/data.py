@@ -1,7 +1,8 @@
 """Rows of weights for the kernels: in bulk, and special ones. Deterministic; rows are COLS long.
 
-Checkpoints are bfloat16, and bfloat16 values tie and cancel far more often than random float32: an encoder that
-is wrong in one block of a thousand is found by 131,072 blocks of them, and by little else.
+Checkpoints are bfloat16, and bfloat16 values tie and cancel far more often than random float32: an
+encoder that is wrong in one block of a thousand is found by 131,072 blocks of them, and by little
+else.
 """
 
 from functools import lru_cache
@@ -20,7 +21,7 @@ LARGEST = 65_280.0  # of bfloat16 within float16
 
 @lru_cache(maxsize=2)
 def bulk(values: int) -> NDArray[np.generic]:
-    """BLOCKS blocks of `values` (at least 32) weights as bfloat16: normal, heavy-tailed, lattices, sparse."""
+    """BLOCKS blocks of `values` (at least 32) weights as bfloat16 that checkpoints might hold."""
     rng = np.random.default_rng(values)
     rows = BLOCKS * max(values, 32) // COLS
     x = rng.standard_normal((rows, COLS), np.float32)
@@ -35,7 +36,7 @@ def bulk(values: int) -> NDArray[np.generic]:
 
 @lru_cache(maxsize=1)
 def special() -> NDArray[np.float32]:
-    """Rows that tempt an encoder into a branch of its own, as float32; every value is within float16."""
+    """Rows that tempt an encoder into a branch of its own; float32, within float16's range."""
     rng = np.random.default_rng(1)
     normal = rng.standard_normal((16, COLS)).astype(np.float32)
     sign = np.where(rng.random((4, COLS)) < 0.5, np.float32(-1), np.float32(1))
@@ -62,7 +63,9 @@ def special() -> NDArray[np.float32]:
         lone,
         np.rint(normal * 8) / 8,
         normal[:4] * LARGEST / abs(normal[:4]).max(),
-        *(normal[:2] * scale for scale in 10.0 ** np.arange(-12, 5)),  # f16 scales: to subnormal, to zero
+        *(
+            normal[:2] * scale for scale in 10.0 ** np.arange(-12, 5)
+        ),  # f16 scales: to subnormal, to zero
         *(normal[:2] * scale for scale in (1e-20, 1e-30, 1e-35, 1e-37, 1e-38, 1e-40, 1e-43)),
         rng.choice(np.float32([0, 1e-45, -1e-45, 3e-45]), (2, COLS)),  # the smallest subnormals
     ]

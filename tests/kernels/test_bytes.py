@@ -1,4 +1,4 @@
-"""Every encoder, in every tier, writes llama.cpp's bytes; every decoder gives the gguf package's values.
+"""Encoders write llama.cpp's bytes, decoders give the gguf package's values, in every tier.
 
 The lists come from the compiled table: a new format is tested here from the day it has a row.
 """
@@ -11,9 +11,10 @@ import gguf
 import numpy as np
 import oracle
 import pytest
-from ggufmix import codecs
 from kernels import data
 from numpy.typing import NDArray
+
+from ggufmix import codecs
 
 TIERS = codecs.tiers()
 ENCODERS = list(codecs.ENCODERS.values())
@@ -71,7 +72,7 @@ def test_bulk(encoder, tier):
 
 @each(WEIGHED)
 def test_bulk_with_importance(encoder, tier):
-    """32,768 blocks and more with importance, spans of it zero: not a byte differs from llama.cpp."""
+    """32,768 blocks with importance, spans of it zero: not a byte differs from llama.cpp."""
     x, importance, expected = expected_weighed(encoder.name, encoder.format.values)
     check(encoder, tier, x, expected, importance)
 
@@ -147,7 +148,7 @@ def test_q4_x_is_its_formula(tier, rows):
 
 
 def test_q4_x_keeps_a_lattice():
-    """Blocks s * {-7..7} with a float16 s and some |q| = 7 come back exactly, where Q4_0 loses most."""
+    """Blocks s * {-7..7}, s in float16, some |q| = 7, come back exactly; most of Q4_0's do not."""
     rng = np.random.default_rng(6)
     q = rng.integers(-7, 8, (512, 32))
     q[:, 0] = rng.choice([-7, 7], 512)
@@ -176,5 +177,7 @@ def test_decode(encoder, tier):
         with np.errstate(all="ignore"):
             expected = np.float32(gguf.quants.dequantize(blocks, kind))
         got = codecs.decode(blocks, encoder.name, tier=tier)
-        same = (got.view(np.uint32) == expected.view(np.uint32)) | (np.isnan(got) & np.isnan(expected))
+        same = (got.view(np.uint32) == expected.view(np.uint32)) | (
+            np.isnan(got) & np.isnan(expected)
+        )
         assert same.all(), (encoder.name, np.argwhere(~same)[0])

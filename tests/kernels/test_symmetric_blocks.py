@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ggufmix import codecs
 
 TIERS = codecs.tiers()
