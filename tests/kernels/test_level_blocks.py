@@ -1,7 +1,8 @@
-"""Blocks of the formats with uneven levels, written by hand: what they decode to can be read off."""
+"""Blocks of the formats with uneven levels, by hand: what they decode to can be read off."""
 
 import numpy as np
 import pytest
+
 from ggufmix import codecs
 
 TIERS = codecs.tiers()
@@ -25,7 +26,7 @@ def test_iq4_nl(tier):
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_iq4_xs(tier):
-    """Scale 0.5 and group scales -32, -23, -14, -5, 4, 13, 22, 31: their low and high bits both count up."""
+    """Scale 0.5 and group scales -32, -23, -14, -5, 4, 13, 22, 31: all bits of both in use."""
     scales = range(-32, 32, 9)
     stored = [scale + 32 for scale in scales]
     low = bytes(a & 15 | (b & 15) << 4 for a, b in zip(stored[::2], stored[1::2], strict=True))
