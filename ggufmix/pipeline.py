@@ -17,7 +17,7 @@ from typing import Literal
 
 import gguf
 
-from . import general, models, planning, rules, sources, tokenizer, writer
+from . import general, imatrix, models, planning, rules, sources, tokenizer, writer
 from .codecs import Encoder, encoder
 from .container import Value, array, text, texts, u32
 from .errors import UsageError
@@ -40,6 +40,7 @@ class Options:
     tokenizer_pre  value of tokenizer.ggml.pre where it cannot be recognised
     model_name     value of general.name
     scan           read the data once before planning
+    imatrix        importance matrices, GGUF or legacy; several are merged
     on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
                    (implies scan)
     """
@@ -54,6 +55,7 @@ class Options:
     model_name: str | None = None
     scan: bool = False
     on_outlier: OnOutlier = "error"
+    imatrix: Sequence[str | os.PathLike[str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def _prepared(
     progress: writer.Progress | None,
 ) -> Iterator[Plan]:
     choices = _choices(options)
+    importance = imatrix.read(options.imatrix) if options.imatrix else None
     with sources.open_checkpoint(src) as checkpoint:
         model = models.place(checkpoint.config, checkpoint.tensors, mtp=options.mtp)
         directory = checkpoint.directory
@@ -146,21 +149,24 @@ def _prepared(
         values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
         values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
         values |= words.values
+        values |= importance.keys() if importance is not None else {}
         values |= _provenance(options, choices, checkpoint.files)
         ordered = planning.in_order(model.tensors)
 
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
             decisions = rules.decide(ordered, model.arch, replace(choices, forced=forced))
+            laid_out = planning.lay_out(
+                (p, d.encoder, d.reason, d.asked) for p, d in zip(ordered, decisions, strict=True)
+            )
+            weighed = imatrix.assign(laid_out, importance, exact=options.mirror is not None)
             return Plan(
                 recipe=choices.recipe.name,
                 architecture=model.arch,
                 values=values,
-                tensors=planning.lay_out(
-                    (p, d.encoder, d.reason, d.asked)
-                    for p, d in zip(ordered, decisions, strict=True)
-                ),
-                notes=tuple(model.notes),
-                warnings=tuple(warnings),
+                tensors=weighed.tensors,
+                notes=(*model.notes, *weighed.notes),
+                warnings=(*warnings, *weighed.warnings),
+                imatrix=weighed.report,
                 sources={file.name: file.size for file in checkpoint.files},
             )
 

@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
 
 from .codecs import Encoder
 from .container import MAX_NAME_BYTES, TensorInfo, Value, aligned, header
@@ -22,15 +24,27 @@ from .errors import ModelError
 from .tensor import Placed
 
 
+class Importance(Protocol):
+    """How much each column of one tensor matters; read when it is asked for, by any thread."""
+
+    @property
+    def name(self) -> str:
+        """Where it comes from: name of an entry of an imatrix."""
+
+    def vector(self, matrix: int) -> NDArray[np.float32]:
+        """Importance, float32, (cols,), for the rows of one matrix of a stacked tensor."""
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One tensor of the output.
 
-    encoder  writes it; `encoder.format` is what is stored
-    reason   why this type
-    asked    the type that was wanted where the shape did not allow it, else None
-    n_bytes  of its data, without padding
-    offset   from the start of the tensor data, in bytes
+    encoder     writes it; `encoder.format` is what is stored
+    reason      why this type
+    asked       the type that was wanted where the shape did not allow it, else None
+    n_bytes     of its data, without padding
+    offset      from the start of the tensor data, in bytes
+    importance  of its columns, or None
     """
 
     placed: Placed
@@ -39,6 +53,7 @@ class Planned:
     asked: Encoder | None
     n_bytes: int
     offset: int
+    importance: Importance | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +74,7 @@ class Planned:
 @dataclass(frozen=True)
 class Plan:
     """What will be written, decided. `notes` are sentences the user should read; `warnings` louder
-    ones.
+    ones. `imatrix` says, in plain values, what an imatrix covers; None where none was given.
     """
 
     recipe: str
@@ -69,6 +84,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict)
+    imatrix: Mapping[str, Any] | None = None
 
     @cached_property
     def header(self) -> bytes:
@@ -139,6 +155,7 @@ class Plan:
                     "encoder": t.encoder.name,
                     "asked": t.asked.name if t.asked else None,
                     "reason": t.reason,
+                    "importance": t.importance.name if t.importance else None,
                     "bytes": t.n_bytes,
                     "offset": t.offset,
                 }
@@ -152,6 +169,7 @@ class Plan:
             "total_bytes": self.total_bytes,
             "notes": list(self.notes),
             "warnings": list(self.warnings),
+            "imatrix": self.imatrix,
         }
 
 

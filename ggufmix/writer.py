@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .codecs import encode_band
-from .errors import NotFiniteError, OutlierError, ValueAtError, WriteError
+from .errors import ImportanceError, NotFiniteError, OutlierError, ValueAtError, WriteError
 from .planning import Planned
 from .tensor import DTYPE_NAMES
 
@@ -199,9 +199,10 @@ def _run(
 def _encode(
     planned: Planned, start: int, stop: int, put: Callable[[Planned, int, memoryview], None]
 ) -> tuple[int, int]:
-    tensor = planned.placed.tensor
+    tensor, importance = planned.placed.tensor, planned.importance
+    vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
     try:
-        encoded = encode_band(tensor.rows(start, stop), planned.encoder)
+        encoded = encode_band(tensor.rows(start, stop), planned.encoder, vector)
     except (NotFiniteError, OutlierError) as error:
         row = start + error.row
         raise type(error)(
@@ -211,6 +212,8 @@ def _encode(
             column=error.column,
             hint=_HINTS[type(error)],
         ) from error
+    except ImportanceError as error:
+        raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
     put(planned, start, encoded.blocks.data.cast("B"))
     return encoded.flushed, encoded.wiped
 

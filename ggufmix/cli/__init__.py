@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, looking, plan
+from . import convert, imatrix, looking, plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +19,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Model checkpoints to quantized GGUF, in one pass, with rules that know the architecture.",
 )
-for command in (convert.convert, plan.plan, looking.inspect, looking.formats, looking.recipes):
+COMMANDS = (
+    convert.convert,
+    plan.plan,
+    imatrix.imatrix,
+    looking.inspect,
+    looking.formats,
+    looking.recipes,
+)
+for command in COMMANDS:
     app.command()(command)
 
 

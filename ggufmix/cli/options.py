@@ -74,6 +74,10 @@ def _choices(
             metavar="error|bf16", help="A value no block scale can hold; bf16 implies --scan."
         ),
     ] = "error",
+    imatrix: Annotated[
+        list[Path] | None,
+        typer.Option("--imatrix", metavar="FILE", help="Importance matrix; several are merged."),
+    ] = None,
 ) -> "Options":
     from ..pipeline import Options
 
@@ -88,6 +92,7 @@ def _choices(
         model_name=model_name,
         scan=scan,
         on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
+        imatrix=tuple(imatrix or ()),
     )
 
 
