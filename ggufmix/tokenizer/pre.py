@@ -62,7 +62,7 @@ def _recognised(files: Files, chain: Chain, digest: str, arch: str, warnings: li
     others = [other for other in dict.fromkeys((chain.pre, *chain.also)) if other != name]
     also = f" ({', '.join(others)} would fit too)" if others else ""
     warnings.append(
-        f"{files.path}: WARNING: llama.cpp does not know this vocabulary (hash {digest}); "
+        f"{files.path}: llama.cpp does not know this vocabulary (hash {digest}); "
         f"its pre-tokenizer was recognised by its regex as {name!r}{also}. "
         "A wrong name means worse text: check it, and set --tokenizer-pre if you know better"
     )
