@@ -10,7 +10,7 @@
  * Source: ggml-quants.c, quantize_row_q6_K_ref and quantize_row_q6_K_impl.
  * Quirks: if no scale reaches 1e-15 all bytes are zero; 16 values below 1e-15 in another superblock have codes 0, not 32.
  */
-#include "search_qx.h"
+#include "groups.h"
 
 typedef struct {
     uint8_t low[128], high[64];
@@ -18,53 +18,6 @@ typedef struct {
     uint16_t d;
 } block;
 SIZE_IS(block, 210);
-
-/* Superblocks are searched together before any is finished: the end of each is a chain of steps, and such chains overlap. */
-enum { TOGETHER = 8 };
-
-/* Scales, and the inverses that tell the codes, of the 16 groups of each superblock. w: its importance, or NULL. */
-#if LANES > 1
-
-static void search(int count, const float *const x[TOGETHER], const float *const w[TOGETHER], float scale[][16],
-                   float inverse[][16]) {
-    for (int first = 0; first < 16 * count; first += QX_GROUPS * LANES) {
-        vf v[QX_GROUPS * 16], weight[QX_GROUPS * 16];
-        struct qx_lanes found[QX_GROUPS];
-        for (int g = 0; g < QX_GROUPS; g++) {
-            const float *at[LANES];
-            int part = first + g * LANES;
-            for (int k = 0; k < LANES; k++) at[k] = x[part / 16] + part % 16 * 16 + 16 * k;
-            v_load_lanes(at, 16, v + 16 * g);
-            for (int k = 0; k < LANES && w[0]; k++) at[k] = w[part / 16] + part % 16 * 16 + 16 * k;
-            if (w[0])
-                v_load_lanes(at, 16, weight + 16 * g);
-            else
-                for (int i = 16 * g; i < 16 * g + 16; i++) weight[i] = v[i] * v[i];
-        }
-        search_qx_lanes(16, 32, v, weight, found);
-        for (int g = 0; g < QX_GROUPS; g++) {
-            int part = first + g * LANES;
-            v_store(&scale[part / 16][part % 16], found[g].scale);
-            v_store(&inverse[part / 16][part % 16], found[g].inverse);
-        }
-    }
-}
-
-#else
-
-static void search(int count, const float *const x[TOGETHER], const float *const w[TOGETHER], float scale[][16],
-                   float inverse[][16]) {
-    for (int part = 0; part < 16 * count; part++) {
-        const float *v = x[part / 16] + part % 16 * 16;
-        float weight[16];
-        for (int i = 0; i < 16; i++) weight[i] = w[0] ? w[part / 16][part % 16 * 16 + i] : v[i] * v[i];
-        struct qx found = search_qx(16, 32, v, weight);
-        scale[part / 16][part % 16] = found.scale;
-        inverse[part / 16][part % 16] = found.inverse;
-    }
-}
-
-#endif
 
 static void finish(const float *x, const float *scale, const float *inverse, block *b) {
     float m = 0;
@@ -98,19 +51,17 @@ static void finish(const float *x, const float *scale, const float *inverse, blo
 
 void FN(Q6_K_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     block *b = (block *)y;
-    int64_t left = n_per_row * n_rows / 256, column = 0;
-    for (; left > 0; left -= TOGETHER) {
-        int count = left < TOGETHER ? (int)left : TOGETHER;
-        const float *values[TOGETHER], *weights[TOGETHER];
-        float scale[TOGETHER][16], inverse[TOGETHER][16];
-        for (int k = 0; k < TOGETHER; k++) { /* beyond count, the last again */
-            values[k] = x;
-            weights[k] = importance ? importance + column : NULL;
-            if (k + 1 < count) x += 256, column = column + 256 < n_per_row ? column + 256 : 0;
-        }
-        x += 256, column = column + 256 < n_per_row ? column + 256 : 0;
-        search(count, values, weights, scale, inverse);
-        for (int k = 0; k < count; k++) finish(values[k], scale[k], inverse[k], b++);
+    int64_t column = 0;
+    for (int64_t left = n_per_row * n_rows / 256; left > 0; left -= SUPERBLOCKS) {
+        int count = left < SUPERBLOCKS ? (int)left : SUPERBLOCKS;
+        struct groups found;
+        if (importance) {
+            const float *at[SUPERBLOCKS];
+            column = columns_of(importance, n_per_row, column, count, at);
+            search_groups(32, IMPORTANCE, count, x, at, NULL, &found);
+        } else
+            search_groups(32, SQUARE, count, x, NULL, NULL, &found);
+        for (int k = 0; k < count; k++, x += 256) finish(x, found.scale[k], found.inverse[k], b++);
     }
 }
 
