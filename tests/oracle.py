@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 
 
 @cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """Llama.cpp, with what `encode` needs declared."""
     [path] = Path(xllamacpp.__file__).parent.glob("xllamacpp*.so")
-    library = ctypes.CDLL(str(path))
-    library.ggml_row_size.restype = ctypes.c_size_t
-    library.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
-    library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [
+    found = ctypes.CDLL(str(path))
+    found.ggml_row_size.restype = ctypes.c_size_t
+    found.ggml_row_size.argtypes = [ctypes.c_int, ctypes.c_int64]
+    found.ggml_quantize_chunk.restype = ctypes.c_size_t
+    found.ggml_quantize_chunk.argtypes = [
         ctypes.c_int,  # type
         ctypes.c_void_p,  # float32 source
         ctypes.c_void_p,  # destination
         *[ctypes.c_int64] * 3,  # first value, rows, values per row
         ctypes.c_void_p,  # importance, or NULL
     ]
-    return library
+    return found
 
 
 def encode(
@@ -38,12 +39,12 @@ def encode(
     x = np.ascontiguousarray(x, np.float32)
     rows, cols = x.shape
     kind = int(GGMLQuantizationType[name])
-    out = np.zeros((rows, _library().ggml_row_size(kind, cols)), np.uint8)
+    out = np.zeros((rows, library().ggml_row_size(kind, cols)), np.uint8)
     if importance is not None:
         importance = np.ascontiguousarray(importance, np.float32)
         assert importance.shape == (cols,)
     pointer = None if importance is None else importance.ctypes.data
-    written = _library().ggml_quantize_chunk(
+    written = library().ggml_quantize_chunk(
         kind, x.ctypes.data, out.ctypes.data, 0, rows, cols, pointer
     )
     assert written == out.nbytes, (name, written, out.nbytes)
