@@ -15,7 +15,6 @@ from . import models, sources
 from .codecs import FORMATS
 from .container import Header, Value, read_header
 from .errors import SourceError, UsageError
-from .tensor import DTYPE_NAMES
 
 SHOWN_ITEMS = 8
 """Items of a metadata array that are shown; the rest is a count."""
@@ -79,8 +78,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         model = models.place(checkpoint.config, checkpoint.tensors)
         types: dict[str, dict[str, int]] = {}
         for tensor in checkpoint.tensors.values():
-            name = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype))
-            _count(types, name, tensor.n_values, tensor.n_values * tensor.dtype.itemsize)
+            _count(types, tensor.stored, tensor.n_values, tensor.n_rows * tensor.row_bytes)
         return _described(
             model.arch,
             [file.name for file in checkpoint.files],

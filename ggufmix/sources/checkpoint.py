@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import SourceError, UsageError
-from ..tensor import Tensor
 from .layout import INDEX, Layout, find_file, find_files, refuse_bitsandbytes, refuse_other_files
 from .safetensors import StoredTensor, read_header, read_tensors
 from .storage import Bytes, LocalFolder, shown
@@ -75,7 +74,7 @@ class Checkpoint:
     where: str
     directory: Path
     config: dict[str, Any]
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     files: tuple[SourceFile, ...]
 
     def __init__(self, folder: LocalFolder, layout: Layout) -> None:
@@ -156,14 +155,13 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise
 
 
-def _merged(held: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _merged(held: Mapping[str, Mapping[str, StoredTensor]]) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
     for file, of_file in held.items():
         for name, tensor in of_file.items():
             other = tensors.setdefault(name, tensor)
             if other is not tensor:
-                first = other.file if isinstance(other, StoredTensor) else ""
-                message = f"is in {first} too, so there are two models to choose from"
+                message = f"is in {other.file} too, so there are two models to choose from"
                 hint = "give the path of the file that is meant, or move the other away"
                 raise SourceError(f"{shown(file)}: {shown(name)}: {message}", hint=hint)
     return tensors

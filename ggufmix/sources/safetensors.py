@@ -52,7 +52,7 @@ BITS: dict[str, int] = {
 }
 """Bits of one value of every dtype that safetensors 0.8 knows."""
 
-_FLOATS = {"F32": F32, "F16": F16, "BF16": BF16}
+_FLOATS: dict[str, np.dtype[np.generic]] = {"F32": F32, "F16": F16, "BF16": BF16}
 _ALIKE = "download the file again, or ask whoever wrote it"
 
 
@@ -78,17 +78,21 @@ class StoredTensor(Tensor):
     row_bytes   bytes of one row
     """
 
-    __slots__ = ("_bytes", "_offset", "dtype", "file", "name", "row_bytes", "shape", "stored")
+    __slots__ = ("_bytes", "_offset", "file", "name", "row_bytes", "shape", "stored")
 
     def __init__(self, data: Bytes, name: str, entry: Entry, data_start: int) -> None:
         self.name = name
         self.shape = entry.shape
-        self.dtype = _FLOATS.get(entry.dtype, F32)
         self.stored = entry.dtype
         self.file = data.name
         self.row_bytes = self.cols * BITS[entry.dtype] // 8
         self._bytes = data
         self._offset = data_start + entry.data_offsets[0]
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:  # type: ignore[override]
+        """Of what `rows` gives. Raises SourceError where it gives nothing."""
+        return _FLOATS[self.stored]
 
     def raw(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows start..stop as stored, uint8 (stop - start, row_bytes), read at once.
@@ -118,6 +122,11 @@ class DoubleTensor(StoredTensor):
 
     __slots__ = ()
 
+    @property
+    def dtype(self) -> np.dtype[np.generic]:  # type: ignore[override]
+        """float32."""
+        return F32
+
     def rows(self, start: int, stop: int) -> Array:
         """Rows start..stop as an array (stop - start, cols) of float32, the caller's own."""
         with np.errstate(over="ignore"):
@@ -125,17 +134,24 @@ class DoubleTensor(StoredTensor):
 
 
 class UnreadTensor(StoredTensor):
-    """Stored in a dtype whose values cannot be read yet: `raw` gives the bytes, `rows` raises.
-
-    `dtype` is float32, for want of a better one.
+    """Stored in a dtype whose values cannot be read yet: `raw` gives the bytes; `dtype` and `rows`
+    raise, so that whoever means to use it learns it before anything is written.
     """
 
     __slots__ = ()
 
+    @property
+    def dtype(self) -> np.dtype[np.generic]:  # type: ignore[override]
+        """Raise SourceError: rows of it have no dtype."""
+        raise self._refusal()
+
     def rows(self, start: int, stop: int) -> Array:  # noqa: ARG002
         """Raise SourceError: there is nothing else to do with such rows."""
+        raise self._refusal()
+
+    def _refusal(self) -> SourceError:
         where = f"{self.file}: {shown(self.name)}"
-        raise SourceError(
+        return SourceError(
             f"{where}: stored as {self.stored}, not supported yet (F32, F16, BF16 and F64 are)",
             hint="convert from a checkpoint of the same model that is in BF16, F16 or F32",
         )

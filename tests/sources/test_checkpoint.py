@@ -96,6 +96,8 @@ def test_other_dtypes_are_listed_and_named_when_asked_for(tmp_path: Path, dtype:
         assert tensor.shape == (2, 6)
         with pytest.raises(SourceError, match=f"model.safetensors: q: stored as {tensor.stored}"):
             tensor.rows(0, 1)
+        with pytest.raises(SourceError, match=f"q: stored as {tensor.stored}"):
+            _ = tensor.dtype
         assert values[1:].tobytes() == tensor.raw(1, 2).tobytes()
 
 
