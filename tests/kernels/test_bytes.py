@@ -82,7 +82,13 @@ def test_bulk_with_importance(encoder, tier):
 def test_special_rows(encoder, tier, dtype):
     """Constants, zeros, ties, extremes and subnormals, in each input type: llama.cpp's bytes."""
     x = data.as_dtype(data.special(), dtype)
-    check(encoder, tier, x, oracle.encode(x.astype(np.float32), encoder.name))
+    expected = oracle.encode(x.astype(np.float32), encoder.name)
+    if encoder.name == "MXFP4":  # blocks below 2^-125 to which it gives NaN as the scale
+        block = x.astype(np.float32).reshape(-1, 32)[expected.reshape(-1, 17)[:, 0] == 255]
+        assert (abs(block).max(1) < 2.0**-125).all()
+        sound = (expected.reshape(len(x), -1, 17)[:, :, 0] != 255).all(1)
+        x, expected = x[sound], expected[sound]
+    check(encoder, tier, x, expected)
 
 
 @each(WEIGHED)

@@ -1,6 +1,7 @@
 """Blocks of the formats with uneven levels, by hand: what they decode to can be read off."""
 
 import numpy as np
+import oracle
 import pytest
 
 from ggufmix import codecs
@@ -33,3 +34,49 @@ def test_iq4_xs(tier):
     high = sum((s >> 4) << 2 * g for g, s in enumerate(stored)).to_bytes(2, "little")
     expected = [0.5 * scale * level for scale in scales for level in IQ4 + IQ4[::-1]]
     assert decoded([np.float16(0.5).tobytes(), high, low, UP_DOWN * 8], "IQ4_XS", tier) == expected
+
+
+FP4 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_mxfp4(tier):
+    """The exponent's byte is 130, 2^3: every E2M1 value times 8, up and down."""
+    assert decoded([[130], UP_DOWN], "MXFP4", tier) == [8.0 * v for v in FP4 + FP4[::-1]]
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_nvfp4(tier):
+    """Scales 2^-9 (a subnormal), 1, 1.875 and 448: the E2M1 values times each."""
+    codes = bytes(j | (j + 8) << 4 for j in range(8))
+    expected = [scale * v for scale in (2**-9, 1, 1.875, 448) for v in FP4]
+    assert decoded([[0x01, 0x38, 0x3F, 0x7E], codes * 4], "NVFP4", tier) == expected
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_mxfp4_has_no_nan(tier):
+    """Where llama.cpp writes NaN, from 2^-126 to 2^-125, the smallest scale holds the values."""
+    x = np.float32([*FP4[:6], 0, *FP4[9:14]] + [3] * 20) * np.float32(2.0**-127)
+    block = codecs.encode(x.reshape(1, 32), "MXFP4", tier=tier)
+    assert block[0, 0] == 0
+    assert codecs.decode(block, "MXFP4", tier=tier)[0].tolist() == x.tolist()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_mxfp4_takes_the_logarithm_as_float(tier):
+    """A float just below a power of two may have its logarithm: how near differs by exponent."""
+    powers = np.float32(2.0) ** np.arange(-124, 128, dtype=np.float32)
+    below = np.arange(1, 49, dtype=np.float32) * np.float32(2.0**-24)
+    x = np.zeros((len(powers), len(below), 32), np.float32)
+    x[:, :, 0] = powers[:, None] * (1 - below)
+    x = x.reshape(len(powers), -1)
+    assert codecs.encode(x, "MXFP4", tier=tier).tobytes() == oracle.encode(x, "MXFP4").tobytes()
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_nvfp4_far_above_its_range(tier):
+    """Values of 2^11 to 2^100: llama.cpp's bytes, also where floats are coarser than the steps."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((90, 1024)).astype(np.float32)
+    x *= np.exp2(np.arange(11, 101, dtype=np.float32))[:, None]
+    assert codecs.encode(x, "NVFP4", tier=tier).tobytes() == oracle.encode(x, "NVFP4").tobytes()
