@@ -52,6 +52,7 @@ class Format:
     importance  what its own encoder makes of importance: NONE (ignored), OPTIONAL or REQUIRED
     encodes     it can be written
     decodes     it can be read back as float32
+    row_header  bytes in front of the blocks of each row, where a format has a scale for the row
     """
 
     name: str
@@ -61,6 +62,7 @@ class Format:
     importance: Importance = "NONE"
     encodes: bool = False
     decodes: bool = True
+    row_header: int = 0
 
     @property
     def bits(self) -> float:
@@ -73,7 +75,7 @@ class Format:
             raise ShapeError(
                 f"{self.name} stores {self.values} values per block; {cols} columns are no multiple"
             )
-        return cols // self.values * self.bytes
+        return self.row_header + cols // self.values * self.bytes
 
     def __str__(self) -> str:
         return self.name

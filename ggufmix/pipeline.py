@@ -20,9 +20,9 @@ import gguf
 from . import general, imatrix, models, planning, rules, sources, tokenizer, writer
 from .codecs import Encoder, encoder
 from .container import Value, array, text, texts, u32
-from .errors import UsageError
+from .errors import FormatError, UsageError
 from .planning import Plan
-from .rules import Gates, Mirror
+from .rules import FallbackName, Gates, Mirror
 
 OnOutlier = Literal["error", "bf16"]
 
@@ -31,9 +31,13 @@ OnOutlier = Literal["error", "bf16"]
 class Options:
     """What the user asks for, apart from where it comes from and goes to.
 
-    recipe         name of a built-in recipe, or the path of a .toml file
+    recipe         name of a built-in recipe, "pure:TYPE", or the path of a .toml file
     gates          what SSM gates are kept in at least: "bf16", "f32", or "recipe" for no protection
-    mirror         "llama.cpp": no protection, that tool's fallbacks
+    mirror         "llama.cpp" or "ik": that tool's mixture and fallbacks, no protection
+    fallback       for rows that do not fit a type: "quality", "llama.cpp", "ik" or "error"; by
+                   default the mirror's, else "quality"
+    edges          N=TYPE: at least TYPE in the first and last N blocks
+    target         where the file is to run, such as "vulkan": notes say what is slow there
     set_roles      ROLE=TYPE, first match wins, before tensor_types
     tensor_types   REGEX=TYPE, first match wins
     mtp            keep multi-token-prediction blocks that the checkpoint has
@@ -48,6 +52,9 @@ class Options:
     recipe: str = "q8_0"
     gates: Gates = "bf16"
     mirror: Mirror | None = None
+    fallback: FallbackName | None = None
+    edges: Sequence[str] = ()
+    target: str | None = None
     set_roles: Sequence[str] = ()
     tensor_types: Sequence[str] = ()
     mtp: bool = True
@@ -109,6 +116,7 @@ def convert(
     """
     path = Path(out)
     with _prepared(src, options or Options(recipe=recipe), threads, progress) as made:
+        _check_encoders(made)
         if planned is not None:
             planned(made)
         part = writer.Part(path, made.header, made.tensors, made.total_bytes)
@@ -152,9 +160,10 @@ def _prepared(
         values |= importance.keys() if importance is not None else {}
         values |= _provenance(options, choices, checkpoint.files)
         ordered = planning.in_order(model.tensors)
+        facts = rules.facts(model.arch, model.values, imatrix=importance is not None)
 
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
-            decisions = rules.decide(ordered, model.arch, replace(choices, forced=forced))
+            decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
             laid_out = planning.lay_out(
                 (p, d.encoder, d.reason, d.asked) for p, d in zip(ordered, decisions, strict=True)
             )
@@ -164,7 +173,11 @@ def _prepared(
                 architecture=model.arch,
                 values=values,
                 tensors=weighed.tensors,
-                notes=(*model.notes, *weighed.notes),
+                notes=(
+                    *model.notes,
+                    *weighed.notes,
+                    *rules.remarks(weighed.tensors, options.target),
+                ),
                 warnings=(*warnings, *weighed.warnings),
                 imatrix=weighed.report,
                 sources={file.name: file.size for file in checkpoint.files},
@@ -172,6 +185,7 @@ def _prepared(
 
         made = decided({})
         if options.scan or options.on_outlier == "bf16":
+            _check_encoders(made)
             tally = writer.scan(made.tensors, threads=_threads(threads), progress=progress)
             found = {
                 name: (
@@ -188,6 +202,18 @@ def _prepared(
         yield made
 
 
+def _check_encoders(plan: Plan) -> None:
+    """Raise FormatError if the plan names a type that is known but cannot be written."""
+    for tensor in plan.tensors:
+        kind = tensor.encoder.format
+        if not kind.encodes:
+            reader = "ik_llama.cpp alone reads it" if rules.is_foreign(kind) else "no encoder yet"
+            raise FormatError(
+                f"{tensor.name}: {kind} cannot be written ({reader}): {tensor.reason}",
+                hint="`ggufmix formats` lists the types that can be encoded; `plan` takes them all",
+            )
+
+
 def _choices(options: Options) -> rules.Choices:
     overrides = [rules.override_by_role(o) for o in options.set_roles]
     overrides += [rules.override_by_pattern(o) for o in options.tensor_types]
@@ -195,7 +221,9 @@ def _choices(options: Options) -> rules.Choices:
         recipe=rules.recipe(options.recipe),
         gates=options.gates,
         mirror=options.mirror,
+        fallback=options.fallback,
         overrides=tuple(overrides),
+        edges=tuple(rules.edge(e) for e in options.edges),
     )
 
 
@@ -205,6 +233,8 @@ def _provenance(
     """Where the file comes from, for whoever holds it: no paths, no times."""
     chosen = [f"--gates {options.gates}"] if options.gates != "bf16" else []
     chosen += [f"--mirror {options.mirror}"] if options.mirror else []
+    chosen += [f"--fallback {options.fallback}"] if options.fallback else []
+    chosen += [f"--edges {e}" for e in options.edges]
     chosen += [f"--set {o}" for o in options.set_roles]
     chosen += [f"--tensor-type {o}" for o in options.tensor_types]
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []

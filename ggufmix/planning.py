@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from gguf import GGMLQuantizationType
@@ -41,7 +41,7 @@ class Planned:
 
     encoder     writes it; `encoder.format` is what is stored
     reason      why this type
-    asked       the type that was wanted where the shape did not allow it, else None
+    asked       what recipe or user wanted where shape or protection did not allow it, else None
     n_bytes     of its data, without padding
     offset      from the start of the tensor data, in bytes
     importance  of its columns, or None
@@ -64,6 +64,20 @@ class Planned:
     def shape(self) -> tuple[int, ...]:
         """GGUF order: row length first."""
         return self.placed.tensor.shape[::-1] or (1,)
+
+    @property
+    def price_bytes(self) -> int:
+        """Bytes more (or less) than the type asked for would take if it fitted; 0 where it is
+        written.
+        """
+        if self.asked is None:
+            return 0
+        return self.n_bytes - round(self.placed.tensor.n_values * self.asked.format.bits / 8)
+
+    @property
+    def price_bits(self) -> float:
+        """The same in bits per weight."""
+        return 8 * self.price_bytes / self.placed.tensor.n_values
 
     @property
     def row_bytes(self) -> int:
@@ -157,6 +171,8 @@ class Plan:
                     "reason": t.reason,
                     "importance": t.importance.name if t.importance else None,
                     "bytes": t.n_bytes,
+                    "price_bytes": t.price_bytes,
+                    "price_bits": t.price_bits,
                     "offset": t.offset,
                 }
                 for t in self.tensors
@@ -201,4 +217,5 @@ def lay_out(decided: Iterable[tuple[Placed, Encoder, str, Encoder | None]]) -> t
 
 
 def _info(t: Planned) -> TensorInfo:
-    return TensorInfo(t.name, t.shape, GGMLQuantizationType(t.encoder.format.id), t.offset)
+    kind = cast(GGMLQuantizationType, t.encoder.format.id)  # gguf has no names for ik_llama.cpp's
+    return TensorInfo(t.name, t.shape, kind, t.offset)

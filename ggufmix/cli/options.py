@@ -41,7 +41,26 @@ def _choices(
     ] = "bf16",
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="llama.cpp", help="No protection: write what llama-quantize would."),
+        typer.Option(
+            metavar="llama.cpp|ik", help="What that tool would write: its mixture, no protection."
+        ),
+    ] = None,
+    fallback: Annotated[
+        str | None,
+        typer.Option(
+            metavar="quality|llama.cpp|ik|error",
+            help="For rows that do not fit a type; quality: never a larger error than asked.",
+        ),
+    ] = None,
+    edges: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="N=TYPE", help="At least TYPE in the first and last N blocks; a custom, no law."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="vulkan", help="Say what that backend runs slowly."),
     ] = None,
     set_roles: Annotated[
         list[str] | None,
@@ -84,7 +103,12 @@ def _choices(
     return Options(
         recipe=recipe,
         gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
-        mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp",)),
+        mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp", "ik")),
+        fallback=None
+        if fallback is None
+        else _one_of("--fallback", fallback, ("quality", "llama.cpp", "ik", "error")),
+        edges=tuple(edges or ()),
+        target=target,
         set_roles=tuple(set_roles or ()),
         tensor_types=tuple(tensor_types or ()),
         mtp=not no_mtp,

@@ -1,0 +1,58 @@
+"""Rules and recipes: what a tensor must be, what protects it, and what a recipe would like it to
+be.
+
+`decide` weighs them for one tensor after another: `must` beats the user's override, that beats
+`protect`, and that beats the recipe; a type that does not fit the row is replaced by the fallback
+table. Every decision carries its reason. The data lies in TOML files of the package
+`ggufmix.rulebook`.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from .deciding import (
+    GATES,
+    Choices,
+    Decision,
+    FallbackName,
+    Gates,
+    decide,
+    rules_for,
+)
+from .facts import Facts, facts, facts_from_shapes
+from .files import MirrorName as Mirror
+from .files import Recipe, RecipeEntry
+from .overrides import Edge, Override, edge, override_by_pattern, override_by_role
+from .places import layer_set
+from .recipes import checked, recipe, recipes, tag
+from .remarks import remarks, targets
+from .types import is_foreign, type_named
+
+__all__ = [
+    "GATES",
+    "Choices",
+    "Decision",
+    "Edge",
+    "Facts",
+    "FallbackName",
+    "Gates",
+    "Mirror",
+    "Override",
+    "Recipe",
+    "RecipeEntry",
+    "checked",
+    "decide",
+    "edge",
+    "facts",
+    "facts_from_shapes",
+    "is_foreign",
+    "layer_set",
+    "override_by_pattern",
+    "override_by_role",
+    "recipe",
+    "recipes",
+    "remarks",
+    "rules_for",
+    "tag",
+    "targets",
+    "type_named",
+]

@@ -1,0 +1,117 @@
+"""What a user asks for besides a recipe: types for roles and names, edges raised."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..codecs import Encoder
+from ..errors import UsageError
+from ..tensor import Placed
+from . import roles
+from .facts import Facts
+from .files import nearest
+from .types import type_named
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A user's own choice of a type for tensors: by role, or by a regular expression searched in
+    the name.
+
+    text is how the user spelled it. Exactly one of role and pattern is set.
+    """
+
+    text: str
+    encoder: Encoder
+    role: str | None = None
+    pattern: re.Pattern[str] | None = None
+
+    def holds(self, placed: Placed) -> bool:
+        """Whether the override speaks for this tensor."""
+        return placed.role == self.role or (
+            self.pattern is not None and self.pattern.search(placed.name) is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """At least this type in the first and last `blocks` blocks. Several make a gradient.
+
+    Blocks of multi-token prediction stand behind the last one and are not counted.
+    """
+
+    text: str
+    blocks: int
+    encoder: Encoder
+
+    def holds(self, placed: Placed, facts: Facts) -> bool:
+        """Whether the tensor stands in one of the blocks."""
+        trunk = facts.blocks - facts.mtp_blocks
+        return placed.layer is not None and (
+            placed.layer < self.blocks or trunk - self.blocks <= placed.layer < trunk
+        )
+
+
+def override_by_role(text: str) -> Override:
+    """`ROLE=TYPE`, ROLE as in gguf.MODEL_TENSOR or as in a tensor name: FFN_DOWN_EXP or
+    ffn_down_exps, any case.
+    """
+    left, kind = _split(text, "ROLE=TYPE")
+    known = roles.names()
+    if left.lower() not in known:
+        raise UsageError(f"--set {text}: unknown role {left!r}", hint=nearest(left.lower(), known))
+    return Override(text, type_named(kind), role=known[left.lower()])
+
+
+def override_by_pattern(text: str) -> Override:
+    """`REGEX=TYPE`: searched anywhere in the tensor name, case-sensitive; the last `=` divides."""
+    left, kind = _split(text, "REGEX=TYPE")
+    try:
+        return Override(text, type_named(kind), pattern=re.compile(left))
+    except re.error as error:
+        raise UsageError(f"--tensor-type {text}: bad regular expression: {error}") from None
+
+
+def edge(text: str) -> Edge:
+    """`N=TYPE`: at least TYPE in the first and last N blocks."""
+    left, kind = _split(text, "N=TYPE")
+    if not left.isascii() or not left.isdigit() or int(left) == 0:
+        raise UsageError(f"--edges {text}: expected a number of blocks, got {left!r}")
+    return Edge(text, int(left), type_named(kind))
+
+
+def without_effect(
+    overrides: Iterable[Override], effective: Iterable[Override], placed: Iterable[Placed]
+) -> UsageError | None:
+    """The error for the first override that decided nothing: nothing typed is dropped silently."""
+    overrides, effective, placed = list(overrides), set(effective), list(placed)
+    for wish in overrides:
+        if wish in effective:
+            continue
+        shadow = next(
+            (
+                o
+                for o in overrides
+                if o is not wish and any(o.holds(p) and wish.holds(p) for p in placed)
+            ),
+            None,
+        )
+        reason = (
+            f"{shadow.text} comes before it" if shadow else "it matches no tensor of this model"
+        )
+        return UsageError(
+            f"{wish.text} decides nothing: {reason}",
+            hint="`ggufmix plan` lists every name and role",
+        )
+    return None
+
+
+def _split(text: str, form: str) -> tuple[str, str]:
+    left, equals, right = text.rpartition("=")
+    if not (left and equals and right):
+        raise UsageError(f"expected {form}, got {text!r}")
+    return left, right

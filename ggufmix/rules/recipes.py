@@ -1,0 +1,119 @@
+"""Recipes: finding one by name, joining it with its base, and checking what it names."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import msgspec
+
+from ..errors import RuleError, UsageError
+from . import roles
+from .files import Recipe, nearest, read, shipped
+from .places import layer_set, where_test
+from .types import type_named
+
+PURE = "pure:"
+
+
+def recipes() -> dict[str, Recipe]:
+    """The built-in recipes by name, each joined with its base."""
+    return {made.name.lower(): _joined(made, where) for where, made in shipped().recipes.items()}
+
+
+def recipe(name: str) -> Recipe:
+    """A built-in recipe by its name, in any case; "pure:TYPE" for one type everywhere; or one from
+    a `.toml` file.
+
+    Raises UsageError for an unknown name, RuleError for a file that is wrong.
+    """
+    if name.lower().endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no such recipe file: {name}")
+        made = read(path.name, path.read_bytes(), Recipe)
+        return checked(_joined(made, path.name), path.name)
+    if name.lower().startswith(PURE):
+        return _pure(name[len(PURE) :])
+    for where, made in shipped().recipes.items():
+        if made.name.lower() == name.lower():
+            return checked(_joined(made, where), where)
+    known = [made.name for made in shipped().recipes.values()]
+    raise UsageError(
+        f"unknown recipe {name!r}: expected one of {', '.join(known)}; pure:TYPE; or a .toml file",
+        hint=nearest(name.lower(), known),
+    )
+
+
+def checked(made: Recipe, where: str) -> Recipe:
+    """The recipe itself, once its types, roles, places and file type are known to exist. Raises
+    RuleError.
+    """
+    for what, kind in (
+        ("default", made.default),
+        *((f"tensor[{i}].type", entry.type) for i, entry in enumerate(made.tensor)),
+    ):
+        try:
+            type_named(kind)
+        except UsageError as error:
+            raise RuleError(f"{where}: {what}: {error}", hint=error.hint) from error
+    if made.file_type not in gguf.LlamaFileType.__members__:
+        raise RuleError(
+            f"{where}: file_type: expected a name of gguf.LlamaFileType, got {made.file_type!r}",
+            hint=nearest(made.file_type, gguf.LlamaFileType.__members__),
+        )
+    for i, entry in enumerate(made.tensor):
+        roles.check(entry.roles, f"{where}: tensor[{i}].roles", grouped=True)
+        if entry.where is not None and not entry.roles:
+            raise RuleError(f"{where}: tensor[{i}].where: expected roles to count, got none")
+        for field, test in (
+            ("layers", lambda e=entry: layer_set(e.layers)),
+            ("where", lambda e=entry: e.where is None or where_test(e.where)),
+        ):
+            try:
+                test()
+            except ValueError as error:
+                raise RuleError(f"{where}: tensor[{i}].{field}: {error}") from None
+    return made
+
+
+def tag(made: Recipe) -> str:
+    """How file names spell the recipe, such as "Q4_K_M"."""
+    return made.tag or made.name.upper()
+
+
+def _joined(made: Recipe, where: str) -> Recipe:
+    """A recipe with a base: its own entries first, then the base's; the rest where it is silent."""
+    if made.base is None:
+        return made
+    for base_where, base in shipped().recipes.items():
+        if base.name.lower() == made.base.lower() and base.name != made.name:
+            under = _joined(base, base_where)
+            return msgspec.structs.replace(
+                made,
+                file_type=made.file_type or under.file_type,
+                default=made.default or under.default,
+                tensor=(*made.tensor, *under.tensor),
+            )
+    known = [r.name for r in shipped().recipes.values()]
+    raise RuleError(
+        f"{where}: base: expected a built-in recipe, got {made.base!r}",
+        hint=nearest(made.base.lower(), known),
+    )
+
+
+def _pure(kind: str) -> Recipe:
+    name = type_named(kind).name
+    own = f"MOSTLY_{name}" if name != "F32" else "ALL_F32"
+    small = f"{own}_S"
+    known = gguf.LlamaFileType.__members__
+    return Recipe(
+        schema=1,
+        name=f"{PURE}{name.lower()}",
+        why=f"every tensor that rules leave free as {name}",
+        tag=name,
+        file_type=own if own in known else small if small in known else "GUESSED",
+        default=name,
+    )
