@@ -236,6 +236,7 @@ def i32(*numbers: int) -> bytes:
         (i32(1, 1) + b"a" + i32(1, 1) + bytes(4) + i32(3, 9) + b"short", "truncated: the dataset"),
         (b"just some text that somebody has given by mistake", "entries cannot be"),
     ],
+    ids=str,
 )
 def test_damaged_legacy(tmp_path: Path, raw: bytes, said: str) -> None:
     """Lengths and counts are held against the file before anything is made of them."""
