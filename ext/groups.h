@@ -27,6 +27,15 @@ static inline int64_t columns_of(const float *importance, int64_t n_per_row, int
     return column;
 }
 
+/* The scale of largest magnitude, of equals the first. One that is not a number (values of 1e18 and more) is passed over. */
+static inline float largest_scale(const float scale[16]) {
+    float m = largest_value(scale, 16);
+    if (m == m) return m;
+    m = 0;
+    for (int g = 0; g < 16; g++) m = fabsf(scale[g]) > fabsf(m) ? scale[g] : m;
+    return m;
+}
+
 #if LANES > 1
 
 static inline void search_groups(int nmax, enum weighing by, int count, const float *x, const float *const *importance,

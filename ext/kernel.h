@@ -79,6 +79,23 @@ static inline float f32_from_f16(uint16_t h) {
     return float_of(sign | special | bits_of(float_of((uint32_t)(h & 0x7FFF) << 13) * 0x1p112f));
 }
 
+/* The same for a single number such as a scale, by hardware where there is some (loops over many vectorise the code above). */
+static inline uint16_t f16_of_scale(float f) {
+#if defined(__F16C__)
+    return f == f ? _cvtss_sh(f, _MM_FROUND_TO_NEAREST_INT) : f16_from_f32(f);
+#else
+    return f16_from_f32(f);
+#endif
+}
+
+static inline float scale_of_f16(uint16_t h) {
+#if defined(__F16C__)
+    return _cvtsh_ss(h);
+#else
+    return f32_from_f16(h);
+#endif
+}
+
 /* To nearest even; NaN stays one (quiet). */
 static inline uint16_t bf16_from_f32(float f) {
     uint32_t u = bits_of(f), nan = (u & 0x7FFFFFFF) > 0x7F800000;

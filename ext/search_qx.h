@@ -87,7 +87,7 @@ static inline struct qx search_qx(int n, int nmax, const float *x, const float *
 
 /* QX_GROUPS groups of LANES blocks are searched at once, as a choice is a long chain that waits for itself; in each group
  * the sums of QX_TOGETHER candidates grow side by side, as many as the registers hold. */
-enum { QX_GROUPS = 2, QX_TOGETHER = LANES == 16 ? 5 : 3 };
+enum { QX_GROUPS = 2, QX_TOGETHER = LANES == 16 ? 5 : 4 };
 
 struct qx_lanes {
     vf scale, inverse;

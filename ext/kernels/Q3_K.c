@@ -21,43 +21,11 @@ typedef struct {
 } block;
 SIZE_IS(block, 110);
 
-/* inverse: of the search with importance, or NULL. */
-static void finish(const float *x, const float *inverse, const uint8_t s[16], uint16_t d, block *b) {
-    memset(b->s, 0, 12);
-    for (int g = 0; g < 16; g++) {
-        b->s[g % 8] |= (uint8_t)((s[g] & 15) << (g / 8 * 4));
-        b->s[8 + g % 4] |= (uint8_t)(s[g] >> 4 << (g / 4 * 2));
-    }
-    b->d = d;
-    uint8_t q[256];
-    for (int g = 0; g < 16; g++) {
-        float step = f32_from_f16(d) * (float)(s[g] - 32);
-        if (step != 0)
-            codes_of_step(4, x + 16 * g, step, q + 16 * g);
-        else if (inverse)
-            codes_of_inverse(4, x + 16 * g, inverse[g], q + 16 * g);
-        else
-            search_q3(x + 16 * g, q + 16 * g);
-    }
-    memset(b->high, 0, 32);
-    for (int k = 0; k < 8; k++)
-        for (int j = 0; j < 32; j++) b->high[j] |= (uint8_t)(q[32 * k + j] >> 2 << k);
-    for (int h = 0; h < 2; h++) {
-        const uint8_t *p = q + 128 * h;
-        for (int j = 0; j < 32; j++)
-            b->low[32 * h + j] = (uint8_t)((p[j] & 3) | (p[j + 32] & 3) << 2 | (p[j + 64] & 3) << 4 | (p[j + 96] & 3) << 6);
-    }
-}
-
 /* The stored scale and the s of each group, from the scale of largest magnitude. */
-static float fit(const float *scale, uint8_t s[16]) {
-    float m = 0;
-    memset(s, 0, 16);
-    for (int g = 0; g < 16; g++) m = fabsf(scale[g]) > fabsf(m) ? scale[g] : m;
-    if (m == 0) return 0;
-    float to_s = -32.0f / m;
-    for (int g = 0; g < 16; g++) s[g] = (uint8_t)(limit(nearest_int(to_s * scale[g]), -32, 31) + 32);
-    return 1 / to_s;
+static inline float fit(const float *scale, uint8_t s[16]) {
+    float m = largest_scale(scale), to_s = m != 0 ? -32.0f / m : 0;
+    codes_of_inverse(32, scale, to_s, s);
+    return m != 0 ? 1 / to_s : 0;
 }
 
 /* The same with importance: the scale of `count` superblocks' scales, and the inverse that tells their s. */
@@ -91,6 +59,39 @@ static void fit_weighed(int count, const struct groups *g, float *d, float *inve
 #endif
 }
 
+/* Stores d and s, and puts d * (s - 32) in the place of the scales. */
+static inline void store_scales(float d, const uint8_t s[16], float scale[16], block *b) {
+    b->d = f16_of_scale(d);
+    d = scale_of_f16(b->d);
+    for (int g = 0; g < 16; g++) scale[g] = d * (float)(s[g] - 32);
+    for (int j = 0; j < 8; j++) b->s[j] = (uint8_t)((s[j] & 15) | (s[j + 8] & 15) << 4);
+    for (int j = 0; j < 4; j++)
+        b->s[8 + j] = (uint8_t)(s[j] >> 4 | s[j + 4] >> 4 << 2 | s[j + 8] >> 4 << 4 | s[j + 12] >> 4 << 6);
+}
+
+/* inverse: of the search with importance, or NULL. */
+static inline void pack(const float *x, const float step[16], const float *inverse, block *b) {
+    uint8_t q[256];
+    for (int g = 0; g < 16; g++)
+        if (step[g] != 0)
+            codes_of_step(4, x + 16 * g, step[g], q + 16 * g);
+        else if (inverse)
+            codes_of_inverse(4, x + 16 * g, inverse[g], q + 16 * g);
+        else
+            search_q3(x + 16 * g, q + 16 * g);
+    for (int j = 0; j < 32; j++) {
+        uint8_t high = 0;
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; k++) high |= (uint8_t)(q[32 * k + j] >> 2 << k);
+        b->high[j] = high;
+    }
+    for (int h = 0; h < 2; h++) {
+        const uint8_t *p = q + 128 * h;
+        for (int j = 0; j < 32; j++)
+            b->low[32 * h + j] = (uint8_t)((p[j] & 3) | (p[j + 32] & 3) << 2 | (p[j + 64] & 3) << 4 | (p[j + 96] & 3) << 6);
+    }
+}
+
 void FN(Q3_K_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     block *b = (block *)y;
     int64_t column = 0;
@@ -106,24 +107,25 @@ void FN(Q3_K_encode)(const float *x, const float *importance, uint8_t *y, int64_
             for (int k = 0; k < count; k++) spread[k] = 2 * spread[k] / 256;
             search_groups(4, SPREAD, count, x, at, spread, &found);
             fit_weighed(count, &found, d, inverse);
-            for (int k = 0; k < count; k++, x += 256) {
+            for (int k = 0; k < count; k++) {
                 codes_of_inverse(32, found.scale[k], inverse[k], s);
-                finish(x, found.inverse[k], s, f16_from_f32(d[k]), b++);
+                store_scales(d[k], s, found.scale[k], b + k);
             }
         } else {
             search_q3_all(16 * count, x, found.scale[0]);
-            for (int k = 0; k < count; k++, x += 256) {
+            for (int k = 0; k < count; k++) {
                 float d = fit(found.scale[k], s);
-                finish(x, NULL, s, f16_from_f32(d), b++);
+                store_scales(d, s, found.scale[k], b + k);
             }
         }
+        for (int k = 0; k < count; k++, x += 256) pack(x, found.scale[k], importance ? found.inverse[k] : NULL, b++);
     }
 }
 
 void FN(Q3_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 256, b++) {
-        float d = f32_from_f16(b->d);
+        float d = scale_of_f16(b->d);
         for (int g = 0; g < 16; g++) {
             int s = (b->s[g % 8] >> (g / 8 * 4) & 15) | (b->s[8 + g % 4] >> (g / 4 * 2) & 3) << 4;
             float step = d * (float)(s - 32);

@@ -14,7 +14,7 @@ SIZE_IS(block, 18);
 
 static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
     block *b = (block *)y;
-    b->d = f16_from_f32(d);
+    b->d = f16_of_scale(d);
     store_nibbles(codes, b->q);
 }
 
@@ -28,7 +28,7 @@ void FN(Q4_0_encode)(const float *x, const float *importance, uint8_t *y, int64_
 void FN(Q4_0_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 32, b++) {
-        float d = f32_from_f16(b->d);
+        float d = scale_of_f16(b->d);
         for (int j = 0; j < 16; j++) {
             x[j] = (float)((b->q[j] & 15) - 8) * d;
             x[j + 16] = (float)((b->q[j] >> 4) - 8) * d;

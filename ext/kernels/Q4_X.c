@@ -14,7 +14,7 @@ SIZE_IS(block, 18);
 
 static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
     block *b = (block *)y;
-    b->d = f16_from_f32(d);
+    b->d = f16_of_scale(d);
     store_nibbles(codes, b->q);
 }
 

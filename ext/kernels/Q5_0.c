@@ -15,7 +15,7 @@ SIZE_IS(block, 22);
 
 static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
     block *b = (block *)y;
-    b->d = f16_from_f32(d);
+    b->d = f16_of_scale(d);
 #if defined(__AVX2__)
     uint32_t high = (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(_mm256_loadu_si256((const __m256i *)codes), 3));
 #else
@@ -36,7 +36,7 @@ void FN(Q5_0_encode)(const float *x, const float *importance, uint8_t *y, int64_
 void FN(Q5_0_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 32, b++) {
-        float d = f32_from_f16(b->d);
+        float d = scale_of_f16(b->d);
         uint32_t high;
         memcpy(&high, b->high, 4);
         for (int j = 0; j < 16; j++) {

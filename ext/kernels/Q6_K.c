@@ -19,22 +19,24 @@ typedef struct {
 } block;
 SIZE_IS(block, 210);
 
-static void finish(const float *x, const float *scale, const float *inverse, block *b) {
-    float m = 0;
-    for (int g = 0; g < 16; g++) m = fabsf(scale[g]) > fabsf(m) ? scale[g] : m;
+/* Stores d and s, and puts d * s in the place of the scales. Where nothing is to be stored all steps and codes become 0. */
+static inline void fit(float scale[16], float inverse[16], block *b) {
+    float m = largest_scale(scale), to_s = -128.0f / m;
     if (fabsf(m) < 1e-15f) {
         memset(b, 0, sizeof(block));
+        memset(scale, 0, 16 * sizeof(float));
+        memset(inverse, 0, 16 * sizeof(float));
         return;
     }
-    float to_s = -128.0f / m, d, step[16];
-    b->d = f16_from_f32(1 / to_s);
-    d = f32_from_f16(b->d);
-    for (int g = 0; g < 16; g++) {
-        int32_t s = nearest_int(to_s * scale[g]);
-        s = s < 127 ? s : 127;
-        b->s[g] = (int8_t)s;
-        step[g] = d * (float)(int8_t)s;
-    }
+    uint8_t s[16]; /* raised by 128 */
+    codes_of_inverse(128, scale, to_s, s);
+    b->d = f16_of_scale(1 / to_s);
+    float d = scale_of_f16(b->d);
+    for (int g = 0; g < 16; g++) scale[g] = d * (float)(s[g] - 128);
+    for (int g = 0; g < 16; g++) b->s[g] = (int8_t)(s[g] - 128);
+}
+
+static inline void pack(const float *x, const float step[16], const float inverse[16], block *b) {
     uint8_t q[256];
     for (int g = 0; g < 16; g++)
         if (step[g] != 0)
@@ -61,14 +63,15 @@ void FN(Q6_K_encode)(const float *x, const float *importance, uint8_t *y, int64_
             search_groups(32, IMPORTANCE, count, x, at, NULL, &found);
         } else
             search_groups(32, SQUARE, count, x, NULL, NULL, &found);
-        for (int k = 0; k < count; k++, x += 256) finish(x, found.scale[k], found.inverse[k], b++);
+        for (int k = 0; k < count; k++) fit(found.scale[k], found.inverse[k], b + k);
+        for (int k = 0; k < count; k++, x += 256) pack(x, found.scale[k], found.inverse[k], b++);
     }
 }
 
 void FN(Q6_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 256, b++) {
-        float d = f32_from_f16(b->d);
+        float d = scale_of_f16(b->d);
         int8_t q[256];
         for (int h = 0; h < 2; h++)
             for (int j = 0; j < 32; j++) {
