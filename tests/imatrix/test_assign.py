@@ -168,7 +168,7 @@ def test_experts_that_no_token_reached(tmp_path: Path) -> None:
     """Uncounted experts, and matrices of zeros, are numbered; of a legacy file those that are all
     ones.
     """
-    sums, counts = made.entry(EXPERTS, 64, [9, 0, 4, 5])
+    sums, counts = made.entry(EXPERTS, 64, [9, 0, 1, 5])
     sums[3] = 0
     assigned = imatrix.assign(
         [planned(EXPERTS, 4, 2, 64)], given(tmp_path, {EXPERTS: (sums, counts)})
