@@ -167,7 +167,7 @@ def _prepared(
             laid_out = planning.lay_out(
                 (p, d.encoder, d.reason, d.asked) for p, d in zip(ordered, decisions, strict=True)
             )
-            weighed = imatrix.assign(laid_out, importance, exact=options.mirror is not None)
+            weighed = imatrix.assign(laid_out, importance, exact=options.mirror == "llama.cpp")
             return Plan(
                 recipe=choices.recipe.name,
                 architecture=model.arch,
