@@ -10,19 +10,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import gguf
 
-from . import general, imatrix, models, planning, rules, sources, tokenizer, writer
+from . import imatrix, placing, planning, rules, sources, writer
 from .codecs import Encoder, encoder
 from .container import Value, array, text, texts, u32
-from .errors import FormatError, UsageError
+from .errors import FormatError, SourceError, UsageError
+from .placing import Placement
 from .planning import Plan
 from .rules import FallbackName, Gates, Mirror
+from .wishes import Wishes, gather, settle
 
 OnOutlier = Literal["error", "bf16"]
 
@@ -47,6 +49,12 @@ class Options:
     imatrix        importance matrices, GGUF or legacy; several are merged
     on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
                    (implies scan)
+    custom_q           ik_llama.cpp's rules, after set_roles and tensor_types
+    tensor_type_files  llama-quantize's files of rules, after those
+    thireus            recipe files of Thireus' suite, after those
+    like               a GGUF file whose types to take, after those
+    config             config.json for a listing
+    arch               general.architecture of a listing, where its names fit several
     """
 
     recipe: str = "q8_0"
@@ -63,6 +71,12 @@ class Options:
     scan: bool = False
     on_outlier: OnOutlier = "error"
     imatrix: Sequence[str | os.PathLike[str]] = ()
+    custom_q: Sequence[str] = ()
+    tensor_type_files: Sequence[str | os.PathLike[str]] = ()
+    thireus: Sequence[str | os.PathLike[str]] = ()
+    like: str | os.PathLike[str] | None = None
+    config: str | os.PathLike[str] | None = None
+    arch: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +104,7 @@ def plan(
     threads  for the scan, where one is asked for; all cores by default
     Raises the errors of ggufmix.errors. Costs the headers only, unless options ask for a scan.
     """
-    with _prepared(src, options or Options(recipe=recipe), threads, progress) as made:
+    with _prepared(src, options or Options(recipe=recipe), threads, progress) as (made, _):
         return made
 
 
@@ -115,8 +129,11 @@ def convert(
     Other arguments and errors: as `plan`; and WriteError.
     """
     path = Path(out)
-    with _prepared(src, options or Options(recipe=recipe), threads, progress) as made:
-        _check_encoders(made)
+    with _prepared(src, options or Options(recipe=recipe), threads, progress) as (
+        made,
+        model,
+    ):
+        _check_readable(src, made, model)
         if planned is not None:
             planned(made)
         part = writer.Part(path, made.header, made.tensors, made.total_bytes)
@@ -132,35 +149,28 @@ def _prepared(
     options: Options,
     threads: int | None,
     progress: writer.Progress | None,
-) -> Iterator[Plan]:
-    choices = _choices(options)
+) -> Iterator[tuple[Plan, Placement]]:
+    choices, wishes = _choices(options)
     importance = imatrix.read(options.imatrix) if options.imatrix else None
-    with sources.open_checkpoint(src) as checkpoint:
-        model = models.place(checkpoint.config, checkpoint.tensors, mtp=options.mtp)
-        directory = checkpoint.directory
-        words = tokenizer.load(
-            directory,
-            checkpoint.config,
-            rows=model.vocab_rows,
-            arch=model.arch,
-            pre=options.tokenizer_pre,
-        )
-        warnings = list(words.warnings)
-        values: dict[str, Value] = {"general.architecture": text(model.arch)}
-        values |= general.general(
-            directory,
-            parameters=model.parameters,
-            model_name=options.model_name,
-            warnings=warnings,
-        )
-        values |= model.values
+    with placing.opened(
+        src,
+        config=Path(options.config) if options.config is not None else None,
+        arch=options.arch,
+        mtp=options.mtp,
+        pre=options.tokenizer_pre,
+        model_name=options.model_name,
+    ) as model:
+        values = dict(model.values)
         values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
         values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
-        values |= words.values
+        values |= model.words
         values |= importance.keys() if importance is not None else {}
-        values |= _provenance(options, choices, checkpoint.files)
+        values |= _provenance(options, choices, model.files)
         ordered = planning.in_order(model.tensors)
-        facts = rules.facts(model.arch, model.values, imatrix=importance is not None)
+        facts = _facts(model, imatrix=importance is not None)
+        own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
+        settled = settle(wishes, ordered, facts, own_file)
+        choices = replace(choices, overrides=settled.overrides)
 
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
             decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
@@ -175,17 +185,20 @@ def _prepared(
                 tensors=weighed.tensors,
                 notes=(
                     *model.notes,
+                    *settled.notes,
                     *weighed.notes,
                     *rules.remarks(weighed.tensors, options.target),
                 ),
-                warnings=(*warnings, *weighed.warnings),
+                warnings=(*model.warnings, *settled.warnings, *weighed.warnings),
                 imatrix=weighed.report,
-                sources={file.name: file.size for file in checkpoint.files},
+                sources={file.name: file.size for file in model.files},
+                uses=tuple(asdict(use) for use in settled.uses),
+                whole=model.whole,
             )
 
         made = decided({})
         if options.scan or options.on_outlier == "bf16":
-            _check_encoders(made)
+            _check_readable(src, made, model)
             tally = writer.scan(made.tensors, threads=_threads(threads), progress=progress)
             found = {
                 name: (
@@ -199,7 +212,28 @@ def _prepared(
             made = replace(
                 made, warnings=(*made.warnings, *_scan_warnings(tally, options.on_outlier))
             )
-        yield made
+        yield made, model
+
+
+def _facts(model: Placement, *, imatrix: bool) -> rules.Facts:
+    stated = rules.facts(model.arch, model.values, imatrix=imatrix)
+    if not model.shapes:
+        return stated
+    found = rules.facts_from_shapes(model.arch, model.tensors, imatrix=imatrix)
+    hybrid = any(p.role.startswith("SSM_") for p in model.tensors)
+    if found.heads or hybrid:
+        return found
+    return replace(found, heads=stated.heads, kv_heads=stated.kv_heads)
+
+
+def _check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -> None:
+    """Raise SourceError if there are no weights to read, FormatError as `_check_encoders`."""
+    if not model.readable:
+        raise SourceError(
+            f"{src}: plan takes it, convert cannot yet: it wants a checkpoint",
+            hint="give the folder of the safetensors checkpoint it was made from",
+        )
+    _check_encoders(plan)
 
 
 def _check_encoders(plan: Plan) -> None:
@@ -214,17 +248,23 @@ def _check_encoders(plan: Plan) -> None:
             )
 
 
-def _choices(options: Options) -> rules.Choices:
-    overrides = [rules.override_by_role(o) for o in options.set_roles]
-    overrides += [rules.override_by_pattern(o) for o in options.tensor_types]
-    return rules.Choices(
+def _choices(options: Options) -> tuple[rules.Choices, Wishes]:
+    wishes = gather(
+        set_roles=options.set_roles,
+        tensor_types=options.tensor_types,
+        custom_q=options.custom_q,
+        tensor_type_files=[Path(p) for p in options.tensor_type_files],
+        thireus=[Path(p) for p in options.thireus],
+        like=Path(options.like) if options.like is not None else None,
+    )
+    choices = rules.Choices(
         recipe=rules.recipe(options.recipe),
         gates=options.gates,
         mirror=options.mirror,
         fallback=options.fallback,
-        overrides=tuple(overrides),
         edges=tuple(rules.edge(e) for e in options.edges),
     )
+    return choices, wishes
 
 
 def _provenance(
@@ -237,6 +277,10 @@ def _provenance(
     chosen += [f"--edges {e}" for e in options.edges]
     chosen += [f"--set {o}" for o in options.set_roles]
     chosen += [f"--tensor-type {o}" for o in options.tensor_types]
+    chosen += [f"--custom-q {o}" for o in options.custom_q]
+    chosen += [f"--tensor-type-file {Path(o).name}" for o in options.tensor_type_files]
+    chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
+    chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
     return {
         "ggufmix.version": text(version("ggufmix")),

@@ -88,7 +88,9 @@ class Planned:
 @dataclass(frozen=True)
 class Plan:
     """What will be written, decided. `notes` are sentences the user should read; `warnings` louder
-    ones. `imatrix` says, in plain values, what an imatrix covers; None where none was given.
+    ones. `imatrix` says, in plain values, what an imatrix covers; None where none was given. `uses`
+    says what became of the user's rules. `whole`: the key-values are complete, so that the header
+    is what a file will have; from a listing they are not.
     """
 
     recipe: str
@@ -99,6 +101,8 @@ class Plan:
     warnings: tuple[str, ...] = ()
     sources: Mapping[str, int] = field(default_factory=dict)
     imatrix: Mapping[str, Any] | None = None
+    uses: tuple[Mapping[str, Any], ...] = ()
+    whole: bool = True
 
     @cached_property
     def header(self) -> bytes:
@@ -115,6 +119,12 @@ class Plan:
     def total_bytes(self) -> int:
         """Size of the file, to the byte."""
         return len(self.header) + self.data_bytes
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Key-values of the architecture, its prefix left out."""
+        own = f"{self.architecture}."
+        return {k.removeprefix(own): v.data for k, v in self.values.items() if k.startswith(own)}
 
     @property
     def n_weights(self) -> int:
@@ -181,8 +191,11 @@ class Plan:
             "roles": self.by_role(),
             "weights": self.n_weights,
             "bits_per_weight": self.bits_per_weight,
-            "header_bytes": len(self.header),
-            "total_bytes": self.total_bytes,
+            "data_bytes": self.data_bytes,
+            "header_bytes": len(self.header) if self.whole else None,
+            "total_bytes": self.total_bytes if self.whole else None,
+            "keys": self.keys,
+            "uses": [dict(u) for u in self.uses],
             "notes": list(self.notes),
             "warnings": list(self.warnings),
             "imatrix": self.imatrix,

@@ -3,6 +3,19 @@
 # SPDX-License-Identifier: MIT
 
 from .checkpoint import Checkpoint, SourceFile, open_checkpoint
+from .listing import SUFFIX as LISTING_SUFFIX
+from .listing import ListedTensor, Listing, read_gguf, read_listing
 from .safetensors import StoredTensor, UnreadTensor
 
-__all__ = ["Checkpoint", "SourceFile", "StoredTensor", "UnreadTensor", "open_checkpoint"]
+__all__ = [
+    "LISTING_SUFFIX",
+    "Checkpoint",
+    "ListedTensor",
+    "Listing",
+    "SourceFile",
+    "StoredTensor",
+    "UnreadTensor",
+    "open_checkpoint",
+    "read_gguf",
+    "read_listing",
+]

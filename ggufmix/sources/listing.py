@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-
 from ..container import Header, Value, read_header
 from ..errors import SourceError, UsageError
 from ..tensor import DTYPE_NAMES, F32, Array, Tensor
@@ -60,7 +59,7 @@ class Listing:
 
     where: str
     names: Literal["gguf", "hf"]
-    tensors: dict[str, Tensor]
+    tensors: dict[str, ListedTensor]
     values: dict[str, Value] = field(default_factory=dict)
     size: int | None = None
 
@@ -97,7 +96,7 @@ def read_listing(path: Path) -> Listing:
     if not rows:
         raise SourceError(f"{path.name}: expected tensors, the listing has none")
     is_gguf = any(_GGUF_NAME.match(name) for name in rows)
-    tensors: dict[str, Tensor] = {
+    tensors = {
         name: ListedTensor(name, dims[::-1] if is_gguf else dims, kind)
         for name, (dims, kind) in rows.items()
     }
@@ -116,7 +115,7 @@ def read_gguf(path: Path) -> Listing:
     return Listing(path.name, "gguf", _tensors(header), header.values, size)
 
 
-def _tensors(header: Header) -> dict[str, Tensor]:
+def _tensors(header: Header) -> dict[str, ListedTensor]:
     return {
         info.name: ListedTensor(info.name, info.shape[::-1], info.type.name)
         for info in header.tensors

@@ -1,0 +1,199 @@
+"""What a plan is made for: a checkpoint, a GGUF file, or a listing, each as tensors in their places
+with the key-values that are known of them.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import general, models, sources, tokenizer
+from .container import Value, text, u32
+from .errors import SourceError, UsageError
+from .models.config import text_config
+from .models.gguf_names import architectures_of, by_name
+from .sources import Listing
+from .tensor import Placed
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model before anything is decided.
+
+    arch      general.architecture
+    tensors   in their places
+    values    key-values in front of general.file_type, in the order of the header
+    words     those behind it
+    files     what the weights lie in
+    whole     the key-values are complete: the size of a file follows to the byte
+    shapes    heads and experts follow from shapes alone, not from key-values
+    readable  rows can be read: there are weights
+    """
+
+    arch: str
+    tensors: Sequence[Placed]
+    values: Mapping[str, Value]
+    words: Mapping[str, Value] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    files: tuple[sources.SourceFile, ...] = ()
+    whole: bool = True
+    shapes: bool = False
+    readable: bool = True
+
+
+@contextmanager
+def opened(
+    src: str | os.PathLike[str],
+    *,
+    config: Path | None = None,
+    arch: str | None = None,
+    mtp: bool = True,
+    pre: str | None = None,
+    model_name: str | None = None,
+) -> Iterator[Placement]:
+    """Open what `src` names: a folder or safetensors file, a `.gguf` file, or a `.tsv` listing.
+
+    config      config.json for a listing
+    arch        general.architecture of a listing, where its names fit several
+    mtp         keep blocks of multi-token prediction
+    pre         tokenizer.ggml.pre, model_name  general.name: of a checkpoint
+    Raises the errors of ggufmix.errors.
+    """
+    path = Path(src)
+    if path.suffix == sources.LISTING_SUFFIX:
+        yield _of_listing(sources.read_listing(path), config, arch, mtp)
+        return
+    if config is not None or arch is not None:
+        raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
+    if path.suffix == ".gguf":
+        yield _of_gguf(sources.read_gguf(path))
+        return
+    with sources.open_checkpoint(src) as checkpoint:
+        model = models.place(checkpoint.config, checkpoint.tensors, mtp=mtp)
+        words = tokenizer.load(
+            checkpoint.directory,
+            checkpoint.config,
+            rows=model.vocab_rows,
+            arch=model.arch,
+            pre=pre,
+        )
+        warnings = list(words.warnings)
+        values: dict[str, Value] = {"general.architecture": text(model.arch)}
+        values |= general.general(
+            checkpoint.directory,
+            parameters=model.parameters,
+            model_name=model_name,
+            warnings=warnings,
+        )
+        values |= model.values
+        yield Placement(
+            model.arch,
+            model.tensors,
+            values,
+            words.values,
+            tuple(model.notes),
+            tuple(warnings),
+            checkpoint.files,
+        )
+
+
+def _of_gguf(listing: Listing) -> Placement:
+    split = listing.values.get("split.count")
+    if split is not None and split.data > 1:
+        raise SourceError(
+            f"{listing.where}: one of {split.data} parts of a split file, not supported yet",
+            hint="merge it first: llama-gguf-split --merge",
+        )
+    arch = listing.values.get("general.architecture")
+    if arch is None:
+        raise SourceError(f"{listing.where}: expected general.architecture, the header has none")
+    placed = by_name(listing.tensors)
+    notes = []
+    blocks = sum(_is_blocks(p) for p in placed)
+    if blocks:
+        notes.append(
+            f"{blocks} tensors of {listing.where} are quantized already: what is made of them adds "
+            "to their error"
+        )
+    return Placement(str(arch.data), placed, listing.values, notes=tuple(notes), readable=False)
+
+
+def _is_blocks(placed: Placed) -> bool:
+    stored = getattr(placed.tensor, "stored", "F32")
+    return stored not in ("F32", "F16", "BF16", "F64")
+
+
+def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bool) -> Placement:
+    stated = _config(config) if config is not None else None
+    if listing.names == "hf":
+        if stated is None:
+            raise UsageError(
+                f"{listing.where}: lists names of Hugging Face: their places follow from the "
+                "model's config",
+                hint="give it as --config config.json",
+            )
+        model = models.place(stated, listing.tensors, mtp=mtp)
+        return Placement(
+            model.arch,
+            model.tensors,
+            model.values,
+            notes=tuple(model.notes),
+            whole=False,
+            readable=False,
+        )
+    placed = by_name(listing.tensors)
+    notes = []
+    likely = architectures_of({p.role for p in placed}, listing.where)
+    if arch is None:
+        arch = likely[0] if likely else "unknown"
+        also = f" (it could be {', '.join(likely[1:])} too)" if likely[1:] else ""
+        notes.append(
+            f"{listing.where}: architecture {arch}, by its tensors{also}; --arch says otherwise"
+        )
+    return Placement(
+        arch,
+        placed,
+        _keys(stated or {}, arch),
+        notes=tuple(notes),
+        whole=False,
+        shapes=True,
+        readable=False,
+    )
+
+
+_KEYS = {
+    "attention.head_count": ("num_attention_heads",),
+    "attention.head_count_kv": ("num_key_value_heads",),
+    "expert_used_count": ("num_experts_per_tok", "moe_topk", "top_k_experts", "moe_top_k"),
+}
+"""What a mixture or a reader of plans asks for, and how configs spell it."""
+
+
+def _keys(config: Mapping[str, Any], arch: str) -> dict[str, Value]:
+    inner = {**config, **text_config(config)}
+    found = {}
+    for key, names in _KEYS.items():
+        value = next((inner[n] for n in names if isinstance(inner.get(n), int)), None)
+        if value is not None:
+            found[f"{arch}.{key}"] = u32(value)
+    return found
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"--config {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SourceError(f"{path.name}: not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise SourceError(f"{path.name}: expected an object, got {type(found).__name__}")
+    return found
