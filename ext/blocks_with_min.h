@@ -87,14 +87,12 @@ V_INLINE void with_min_plain_lanes(int nmax, const float *const at[LANES], uint8
     with_min_pack_lanes(nmax, d, min, codes, y);
 }
 
-enum { WITH_MIN_GROUPS = 2 }; /* groups of LANES blocks searched side by side */
-
 /* Rows, at most LANES of them. */
 __attribute__((unused)) static void with_min_rows_lanes(const struct qkx *q, const float *x, const float *importance, uint8_t *y, int64_t n, int64_t rows) {
     const float *at[LANES], *weights_at[LANES];
     uint8_t *y_at[LANES];
     float sigma2[LANES], own[LANES];
-    vf part[32], sum = v_set(0.0f), v[WITH_MIN_GROUPS * 32], w[WITH_MIN_GROUPS * 32];
+    vf part[32], sum = v_set(0.0f), v[QKX_GROUPS * 32], w[QKX_GROUPS * 32];
     for (int k = 0; k < LANES; k++) at[k] = x + n * (k < rows ? k : rows - 1);
     for (int64_t i = 0; i < n; i += 32) {
         v_load_lanes(at, 32, part);
@@ -103,9 +101,9 @@ __attribute__((unused)) static void with_min_rows_lanes(const struct qkx *q, con
     }
     v_store(sigma2, sum / (float)n);
     const int64_t per_row = n / 32, blocks = per_row * rows;
-    for (int64_t b = 0; b < blocks; b += WITH_MIN_GROUPS * LANES) {
-        struct qkx_fit fit[WITH_MIN_GROUPS];
-        for (int g = 0; g < WITH_MIN_GROUPS; g++) {
+    for (int64_t b = 0; b < blocks; b += QKX_GROUPS * LANES) {
+        struct qkx_fit fit[QKX_GROUPS];
+        for (int g = 0; g < QKX_GROUPS; g++) {
             for (int k = 0; k < LANES; k++) {
                 int64_t block = b + g * LANES + k < blocks ? b + g * LANES + k : blocks - 1;
                 at[k] = x + 32 * block;
@@ -116,15 +114,15 @@ __attribute__((unused)) static void with_min_rows_lanes(const struct qkx *q, con
             v_load_lanes(weights_at, 32, w + 32 * g);
             for (int i = 32 * g; i < 32 * g + 32; i++) w[i] *= v_sqrt(v_load(own) + v[i] * v[i]);
         }
-        qkx_search_lanes(q, 32, WITH_MIN_GROUPS, v, w, fit);
-        for (int g = 0; g < WITH_MIN_GROUPS; g++) {
+        qkx_search_lanes(q, 32, QKX_GROUPS, v, w, fit);
+        for (int g = 0; g < QKX_GROUPS; g++) {
             vi codes[32];
             for (int i = 0; i < 32; i++) codes[i] = qkx_code_of(q, &fit[g], v[32 * g + i]);
             for (int k = 0; k < LANES; k++) {
                 int64_t block = b + g * LANES + k < blocks ? b + g * LANES + k : blocks - 1;
                 y_at[k] = y + with_min_bytes(q->nmax) * block;
             }
-            with_min_pack_lanes(q->nmax, qkx_scale(&fit[g]), -qkx_the_min(&fit[g]), codes, y_at);
+            with_min_pack_lanes(q->nmax, fit[g].scale, fit[g].min, codes, y_at);
         }
     }
 }

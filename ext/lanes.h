@@ -14,6 +14,7 @@
  *   v_nearest        to the nearest integer, ties to even, by the bit trick of ggml-quants.c (nearest_int): beyond 2^22
  *                    it wraps just as the scalar code does.
  *   v_round          the same as a float, without leaving the float registers, only for -2^22 <= v < 2^22 - 1.
+ *   v_rint           to the nearest integer at any size, as a float; one instruction. -0.4 gives -0, which v_round makes 0.
  *   v_f16, v_of_f16  bits of binary16 (round to nearest even, overflow to infinity, NaN to 0x7E00) and back.
  *   v_load_lanes     transposes in: vector i of the result has at[k][i] in lane k. n is a multiple of 4.
  *   i_store_lanes    transposes out: 4-byte word i of lane k goes to at[k] + 4 i. Any n.
@@ -56,6 +57,7 @@ V_INLINE vm m_and(vm a, vm b) { return (vm)(a & b); }
 V_INLINE vm m_or(vm a, vm b) { return (vm)(a | b); }
 V_INLINE vm m_not(vm a) { return (vm)~a; }
 V_INLINE unsigned m_bits(vm a) { return a; }
+V_INLINE vf v_rint(vf a) { return (vf)_mm512_roundscale_ps(V_F(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #define V_F16_BITS(v) ((vi)_mm512_cvtepu16_epi32(_mm512_cvtps_ph(V_F(v), 0)))
 #define V_OF_F16(h) ((vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(V_I(h))))
 #else
@@ -73,6 +75,7 @@ V_INLINE vm m_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 V_INLINE vm m_or(vm a, vm b) { return _mm256_or_ps(a, b); }
 V_INLINE vm m_not(vm a) { return _mm256_xor_ps(a, (vm)_mm256_set1_epi32(-1)); }
 V_INLINE unsigned m_bits(vm a) { return (unsigned)_mm256_movemask_ps(a); }
+V_INLINE vf v_rint(vf a) { return (vf)_mm256_round_ps(V_F(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #define V_F16_BITS(v) ((vi)_mm256_cvtepu16_epi32(_mm256_cvtps_ph(V_F(v), 0)))
 #define V_OF_F16(h) ((vf)_mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(V_I(h)), _mm256_extracti128_si256(V_I(h), 1))))
 #endif

@@ -86,86 +86,97 @@ __attribute__((unused)) static float qkx_search(struct qkx q, int n, const float
 
 #if LANES > 1
 
-/* One group per lane. The result is scale and min (see qkx_scale, qkx_the_min); inverse and base, the min of that moment, give
- * the codes; empty marks lanes whose values are all the same and not above 0, plain those where the plain grid won. */
+/* One group per lane. The result is scale and min (-the_min); inverse and base, the min of that moment, give the codes;
+ * plain marks the lanes where the plain grid won. */
 struct qkx_fit {
     vf scale, min, sum_w, inverse, base;
-    vm empty, plain;
-    vf sum_x, least_x, max, error;
+    vm plain;
 };
 
+/* What else the search keeps of a group. inverse: that of the grid to try. empty: lanes whose values are all the same and not
+ * above 0. */
+struct qkx_group {
+    vf least_x, max, sum_x, error, inverse;
+    vm empty;
+};
+
+enum { QKX_GROUPS = 4 }; /* at most; four groups in turn keep the pipes busy while the divisions of others are under way */
+
 /* How a value becomes a code. WRAPS is nearest_int to the bit. LIMITED is qkx_limited_code without leaving the float registers,
- * and the same as WRAPS while no value exceeds 4e6. BELOW is the same where no value can round to more than nmax. */
+ * and the same as WRAPS while no value exceeds 4e6. BELOW is the same where no value can round to more than nmax.
+ * Integer extremes serve: they order non-negative floats as float ones do, take anything negative for less than 0, the NaN of
+ * an invalid operation too (its sign is set), and have more pipes to run on. */
 enum { WRAPS, LIMITED, BELOW };
 
 V_INLINE vf qkx_code_lanes(int how, int nmax, vf v) {
     if (how == WRAPS) return v_of(i_max(i_min(v_nearest(v), i_set(nmax)), i_set(0)));
-    v = v_max(v, v_set(0.0f));
-    return v_round(how == LIMITED ? v_min(v, v_set(nmax)) : v);
+    v = (vf)i_max((vi)v, i_set(0));
+    return v_rint(how == LIMITED ? (vf)i_min((vi)v, (vi)v_set(nmax)) : v);
 }
 
-/* Tries a grid on `groups` groups side by side, which hides the latency of their sums. l: room for their codes. */
-V_INLINE void qkx_try_lanes(int how, const struct qkx *q, int n, int groups, const vf *x, const vf *w, vf *l, float grid,
+V_INLINE vf qkx_error_lanes(int mad, int n, const vf *x, const vf *w, const vf *l, vf scale, vf min) {
+    vf error = v_set(0.0f);
+    for (int i = 0; i < n; i++) {
+        vf diff = scale * l[i] + min - x[i];
+        error += w[i] * (mad ? v_abs(diff) : diff * diff);
+    }
+    return error;
+}
+
+/* Tries a grid on each group. l: room for the codes. */
+V_INLINE void qkx_try_lanes(int how, const struct qkx *q, int n, int groups, const vf *x, const vf *w, vf *l, struct qkx_group *group,
                             struct qkx_fit *fit) {
-    vf inverse[4], min[4], sum_l[4], sum_l2[4], sum_xl[4], s[4], m[4], error[4];
-    vm fits[4];
+    vf scale[QKX_GROUPS], min[QKX_GROUPS];
+    vm fits[QKX_GROUPS];
     for (int g = 0; g < groups; g++) {
-        min[g] = fit[g].min;
-        inverse[g] = v_set(grid) / (fit[g].max - min[g]);
-        sum_l[g] = sum_l2[g] = sum_xl[g] = error[g] = v_set(0.0f);
-    }
-    for (int i = 0; i < n; i++) {
-        for (int g = 0; g < groups; g++) {
-            vf x1 = x[g * n + i], l1 = qkx_code_lanes(how, q->nmax, inverse[g] * (x1 - min[g])), wl = w[g * n + i] * l1;
-            l[g * n + i] = l1;
-            sum_l[g] += wl;
-            sum_l2[g] += wl * l1;
-            sum_xl[g] += wl * x1;
+        const vf inverse = group[g].inverse, base = fit[g].min, sum_w = fit[g].sum_w, sum_x = group[g].sum_x;
+        vf sum_l = v_set(0.0f), sum_l2 = sum_l, sum_xl = sum_l;
+        for (int i = n * g; i < n * g + n; i++) {
+            vf l1 = qkx_code_lanes(how, q->nmax, inverse * (x[i] - base)), wl = w[i] * l1;
+            l[i] = l1;
+            sum_l += wl;
+            sum_l2 += wl * l1;
+            sum_xl += wl * x[i];
         }
-    }
-    for (int g = 0; g < groups; g++) {
-        vf sum_w = fit[g].sum_w, sum_x = fit[g].sum_x, det = sum_w * sum_l2[g] - sum_l[g] * sum_l[g];
+        vf det = sum_w * sum_l2 - sum_l * sum_l;
         fits[g] = v_gt(det, v_set(0.0f));
-        s[g] = (sum_w * sum_xl[g] - sum_x * sum_l[g]) / det;
-        m[g] = (sum_l2[g] * sum_x - sum_l[g] * sum_xl[g]) / det;
-        vm above = v_gt(m[g], v_set(0.0f));
+        scale[g] = (sum_w * sum_xl - sum_x * sum_l) / det;
+        min[g] = (sum_l2 * sum_x - sum_l * sum_xl) / det;
+        vm above = v_gt(min[g], v_set(0.0f));
         if (m_any(above)) {
-            m[g] = v_pick(above, v_set(0.0f), m[g]);
-            s[g] = v_pick(above, sum_xl[g] / sum_l2[g], s[g]);
-        }
-    }
-    for (int i = 0; i < n; i++) {
-        for (int g = 0; g < groups; g++) {
-            vf diff = s[g] * l[g * n + i] + m[g] - x[g * n + i];
-            error[g] += w[g * n + i] * (q->mad ? v_abs(diff) : diff * diff);
+            min[g] = v_pick(above, v_set(0.0f), min[g]);
+            scale[g] = v_pick(above, sum_xl / sum_l2, scale[g]);
         }
     }
     for (int g = 0; g < groups; g++) {
-        vm better = m_and(fits[g], v_lt(error[g], fit[g].error));
-        fit[g].error = v_pick(better, error[g], fit[g].error);
-        fit[g].scale = v_pick(better, s[g], fit[g].scale);
-        fit[g].min = v_pick(better, m[g], min[g]);
-        fit[g].inverse = v_pick(better, inverse[g], fit[g].inverse);
-        fit[g].base = v_pick(better, min[g], fit[g].base);
+        vf error = qkx_error_lanes(q->mad, n, x + n * g, w + n * g, l + n * g, scale[g], min[g]);
+        vm better = m_and(fits[g], v_lt(error, group[g].error));
+        group[g].error = v_pick(better, error, group[g].error);
+        fit[g].scale = v_pick(better, scale[g], fit[g].scale);
+        fit[g].inverse = v_pick(better, group[g].inverse, fit[g].inverse);
+        fit[g].base = v_pick(better, fit[g].min, fit[g].base);
+        fit[g].min = v_pick(better, min[g], fit[g].min);
         fit[g].plain = m_and(fit[g].plain, m_not(better));
     }
 }
 
-/* Whether a grid keeps every value of every lane within 4e6. The largest value then is grid, give or take two
- * roundings, and the least is that of least_x, as rounding is monotonic. */
-V_INLINE int qkx_is_tame(int groups, float grid, const struct qkx_fit *fit) {
-    vm tame[4];
+/* Sets the inverse scales of a grid. Returns whether every value of every lane stays within 4e6: the largest is grid, give or
+ * take two roundings, and the least is that of least_x, as rounding is monotonic. */
+V_INLINE int qkx_set_grid(int groups, float grid, struct qkx_group *group, const struct qkx_fit *fit) {
+    vm tame = v_eq(v_set(0.0f), v_set(0.0f));
     for (int g = 0; g < groups; g++) {
-        vf range = fit[g].max - fit[g].min;
-        tame[g] = m_and(v_gt(range, v_set(0.0f)), v_gt(v_set(grid) / range * (fit[g].least_x - fit[g].min), v_set(-4e6f)));
+        vf range = group[g].max - fit[g].min;
+        group[g].inverse = grid / range;
+        tame = m_and(tame, v_gt(range, v_set(0.0f)));
+        tame = m_and(tame, v_gt(group[g].inverse * (group[g].least_x - fit[g].min), v_set(-4e6f)));
     }
-    for (int g = 1; g < groups; g++) tame[0] = m_and(tame[0], tame[g]);
-    return m_all(tame[0]);
+    return m_all(tame);
 }
 
 /* qkx_search of groups * LANES groups: values x[g * n + i], weights likewise. */
 V_INLINE void qkx_search_lanes(const struct qkx *q, int n, int groups, const vf *x, const vf *w, struct qkx_fit *fit) {
-    vf l[4 * 32];
+    struct qkx_group group[QKX_GROUPS];
+    vf l[QKX_GROUPS * 32];
     for (int g = 0; g < groups; g++) {
         vf min = x[g * n], max = min, sum_w = w[g * n], sum_x = sum_w * min;
         for (int i = 1; i < n; i++) {
@@ -175,40 +186,41 @@ V_INLINE void qkx_search_lanes(const struct qkx *q, int n, int groups, const vf 
             sum_w += w1;
             sum_x += w1 * x1;
         }
-        fit[g].least_x = min;
-        fit[g].min = min = v_pick(v_gt(min, v_set(0.0f)), v_set(0.0f), min);
-        fit[g].empty = v_eq(max, min);
-        fit[g].max = v_pick(fit[g].empty, min + 1.0f, max);     /* a harmless search, whose result is not used */
-        fit[g].sum_w = sum_w;
-        fit[g].sum_x = sum_x;
-        fit[g].base = min;
+        group[g].least_x = min;
+        fit[g].min = fit[g].base = min = v_pick(v_gt(min, v_set(0.0f)), v_set(0.0f), min);
+        group[g].empty = v_eq(max, min);
         fit[g].plain = v_eq(min, min);
-        vf inverse = fit[g].inverse = (float)q->nmax / (fit[g].max - min), scale = 1.0f / inverse, error = v_set(0.0f);
-        for (int i = 0; i < n; i++) {
-            vf diff = scale * qkx_code_lanes(WRAPS, q->nmax, inverse * (x[g * n + i] - min)) + min - x[g * n + i];
-            error += w[g * n + i] * (q->mad ? v_abs(diff) : diff * diff);
-        }
-        fit[g].scale = scale;
-        fit[g].error = error;
+        fit[g].sum_w = sum_w;
+        group[g].max = v_pick(group[g].empty, min + 1.0f, max); /* a harmless search, whose result is not used */
+        group[g].sum_x = sum_x;
+    }
+    const int tame = qkx_set_grid(groups, q->nmax, group, fit);
+    for (int g = 0; g < groups; g++) {
+        const vf inverse = fit[g].inverse = group[g].inverse, min = fit[g].min;
+        if (tame) for (int i = n * g; i < n * g + n; i++) l[i] = qkx_code_lanes(BELOW, q->nmax, inverse * (x[i] - min));
+        else for (int i = n * g; i < n * g + n; i++) l[i] = qkx_code_lanes(WRAPS, q->nmax, inverse * (x[i] - min));
+        fit[g].scale = 1.0f / inverse;
+        group[g].error = qkx_error_lanes(q->mad, n, x + n * g, w + n * g, l + n * g, fit[g].scale, min);
     }
     for (int k = 0; k <= q->n_steps; k++) {
         const float grid = q->first + q->step * k + q->nmax;
-        const int tame = qkx_is_tame(groups, grid, fit);
-        if (tame && grid < q->nmax + 0.49f) qkx_try_lanes(BELOW, q, n, groups, x, w, l, grid, fit);
-        else if (tame || q->limited) qkx_try_lanes(LIMITED, q, n, groups, x, w, l, grid, fit);
-        else qkx_try_lanes(WRAPS, q, n, groups, x, w, l, grid, fit);
+        const int tame = qkx_set_grid(groups, grid, group, fit);
+        if (tame && grid < q->nmax + 0.49f) qkx_try_lanes(BELOW, q, n, groups, x, w, l, group, fit);
+        else if (tame || q->limited) qkx_try_lanes(LIMITED, q, n, groups, x, w, l, group, fit);
+        else qkx_try_lanes(WRAPS, q, n, groups, x, w, l, group, fit);
+    }
+    for (int g = 0; g < groups; g++) {
+        fit[g].scale = v_pick(group[g].empty, v_set(0.0f), fit[g].scale);
+        fit[g].min = v_pick(group[g].empty, group[g].least_x, fit[g].min);
+        fit[g].inverse = v_pick(group[g].empty, v_set(0.0f), fit[g].inverse);
     }
 }
-
-/* What the search returns: the scale, and -min as the_min. */
-V_INLINE vf qkx_scale(const struct qkx_fit *fit) { return v_pick(fit->empty, v_set(0.0f), fit->scale); }
-V_INLINE vf qkx_the_min(const struct qkx_fit *fit) { return -v_pick(fit->empty, fit->least_x, fit->min); }
 
 /* The code that the search gave a value. */
 V_INLINE vi qkx_code_of(const struct qkx *q, const struct qkx_fit *fit, vf x) {
     vf v = fit->inverse * (x - fit->base);
-    vi wraps = i_max(i_min(v_nearest(v), i_set(q->nmax)), i_set(0)), limited = i_trunc(qkx_code_lanes(LIMITED, q->nmax, v));
-    return i_pick(fit->empty, i_set(0), q->limited ? i_pick(fit->plain, wraps, limited) : wraps);
+    vi wraps = i_max(i_min(v_nearest(v), i_set(q->nmax)), i_set(0));
+    return q->limited ? i_pick(fit->plain, wraps, i_trunc(qkx_code_lanes(LIMITED, q->nmax, v))) : wraps;
 }
 
 #endif

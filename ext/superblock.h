@@ -94,12 +94,13 @@ __attribute__((unused)) static void superblock_encode(const struct superblock *s
 
 #if LANES > 1
 
-enum { SIDE_BY_SIDE = 2 }; /* groups searched at once */
-
 /* LANES superblocks, one per lane, before their codes are packed. */
 struct quantized_lanes {
     vi d, scales[4]; /* as stored, in words: d | dmin << 16, then 12 or 16 bytes */
-    vi codes[256];
+    union {
+        vf x[256]; /* each value makes room for its code */
+        vi codes[256];
+    };
 };
 
 V_INLINE void superblock_weights_lanes(const struct superblock *s, const vf *x, const float *const importance[LANES], vf sigma2, vf *w) {
@@ -147,11 +148,15 @@ V_INLINE void superblock_pack_lanes(int top, vi *ls, vi *lm, vi words[4]) {
     }
 }
 
+V_INLINE vi superblock_code_lanes(int nmax, vf x, vf m, vf step) {
+    return i_max(i_min(v_nearest((x + m) / step), i_set(nmax)), i_set(0));
+}
+
 /* superblock_encode in every lane. x, importance: one address per lane; importance may be NULL. */
 V_INLINE void superblock_encode_lanes(const struct superblock *s, const float *const at[LANES], const float *const importance[LANES],
                                       struct quantized_lanes *z) {
     const int n = s->n, groups = 256 / n;
-    vf x[256], w[SIDE_BY_SIDE * 32], scales[16], mins[16], sum_w[16], sigma2 = v_set(0.0f);
+    vf *const x = z->x, w[QKX_GROUPS * 32], scales[16], mins[16], sum_w[16], sigma2 = v_set(0.0f);
     struct qkx_fit fit[16];
     vi ls[16], lm[16];
     v_load_lanes(at, 256, x);
@@ -159,16 +164,16 @@ V_INLINE void superblock_encode_lanes(const struct superblock *s, const float *c
         for (int i = 0; i < 256; i++) sigma2 += x[i] * x[i];
         sigma2 = s->spread * sigma2 / 256.0f;
     }
-    for (int j = 0; j < groups; j += SIDE_BY_SIDE) {
-        for (int g = 0; g < SIDE_BY_SIDE; g++) {
+    for (int j = 0; j < groups; j += QKX_GROUPS) {
+        for (int g = 0; g < QKX_GROUPS; g++) {
             const float *from[LANES];
             for (int k = 0; importance && k < LANES; k++) from[k] = importance[k] + n * (j + g);
             superblock_weights_lanes(s, x + n * (j + g), importance ? from : NULL, sigma2, w + n * g);
         }
-        qkx_search_lanes(importance ? &s->weighted : &s->plain, n, SIDE_BY_SIDE, x + n * j, w, fit + j);
-        for (int g = j; g < j + SIDE_BY_SIDE; g++) {
-            scales[g] = qkx_scale(&fit[g]);
-            mins[g] = qkx_the_min(&fit[g]);
+        qkx_search_lanes(importance ? &s->weighted : &s->plain, n, QKX_GROUPS, x + n * j, w, fit + j);
+        for (int g = j; g < j + QKX_GROUPS; g++) {
+            scales[g] = fit[g].scale;
+            mins[g] = -fit[g].min;
             sum_w[g] = fit[g].sum_w;
         }
     }
@@ -179,11 +184,14 @@ V_INLINE void superblock_encode_lanes(const struct superblock *s, const float *c
     for (int j = 0; j < groups; j++) {
         vf step = v_of_f16(d) * v_of(ls[j]), m = v_of_f16(dmin) * v_of(lm[j]);
         vm keep = v_eq(step, v_set(0.0f));
-        for (int i = n * j; i < n * (j + 1); i++)
-            z->codes[i] = i_max(i_min(v_nearest((x[i] + m) / step), i_set(s->plain.nmax)), i_set(0));
-        if (!m_any(keep)) continue;
-        for (int i = n * j; i < n * (j + 1); i++)
-            z->codes[i] = i_pick(keep, qkx_code_of(importance ? &s->weighted : &s->plain, &fit[j], x[i]), z->codes[i]);
+        if (m_any(keep)) {
+            for (int i = n * j; i < n * (j + 1); i++) {
+                vi kept = qkx_code_of(importance ? &s->weighted : &s->plain, &fit[j], x[i]);
+                z->codes[i] = i_pick(keep, kept, superblock_code_lanes(s->plain.nmax, x[i], m, step));
+            }
+        } else {
+            for (int i = n * j; i < n * (j + 1); i++) z->codes[i] = superblock_code_lanes(s->plain.nmax, x[i], m, step);
+        }
     }
 }
 

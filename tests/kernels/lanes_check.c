@@ -48,6 +48,8 @@ static void check(void) {
             CHECK("compares", m_any(v_lt(u, v)) == (p < q) && m_all(v_ge(u, v)) == (p >= q) && m_all(v_ne(u, v)) == (p != q)
                                   && m_any(m_not(v_eq(u, v))) == !(p == q) && v_pick(v_le(u, v), v_set(1), v_set(2))[3] == (p <= q ? 1 : 2));
             CHECK("v_nearest", v_nearest(u)[0] == nearest_int(p));
+            float whole = rintf(p), got = v_rint(u)[1];
+            CHECK("v_rint", memcmp(&whole, &got, 4) == 0);
             if (p >= -4e6f && p < 4e6f) CHECK("v_round", v_round(u)[0] == (float)nearest_int(p));
         }
     const int bits[] = {0, 0x8000, 0x7E00, 0x7C00, 0xFC00, 0x3E00, 0x4100, 0xB800, 0x3800, 0x7C00, 0xFC00, 0, 0x7BFF, 0x7C00, 1, 0x8000};
