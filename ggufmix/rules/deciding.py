@@ -205,7 +205,7 @@ def _met(condition: Condition, facts: Facts, mirror: MirrorName | None) -> bool:
 def _must_holds(must: Must, placed: Placed) -> bool:
     return (
         placed.role in must.roles
-        or len(placed.tensor.shape) == must.dims
+        or len(placed.tensor.shape) in must.dims
         or (bool(must.endings) and placed.name.endswith(must.endings))
     )
 

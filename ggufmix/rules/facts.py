@@ -84,7 +84,7 @@ def facts_from_shapes(
     mtp = {p.layer for p in placed if p.role.startswith("NEXTN_")}
     stacks = [p for p in placed if p.role.endswith("_EXP") and len(p.tensor.shape) == 3]
     first = {
-        role: next((p for p in placed if p.role == role), None)
+        role: next((p for p in placed if p.role == role and len(p.tensor.shape) > 1), None)
         for role in ("ATTN_OUT", "ATTN_V", "ATTN_K", "ATTN_K_B")
     }
     out, value, latent = first["ATTN_OUT"], first["ATTN_V"] or first["ATTN_K"], first["ATTN_K_B"]

@@ -42,7 +42,7 @@ class Must(_Entry, frozen=True):
     the end of the name. The type may be "SOURCE": as the checkpoint has it.
     """
 
-    dims: int | None = None
+    dims: tuple[int, ...] = ()
     endings: tuple[str, ...] = ()
 
 

@@ -88,7 +88,9 @@ def test_the_mirror_has_no_protection() -> None:
 def test_qwen3next_protects_the_joint_matrix() -> None:
     """Qwen3-Next has alpha and beta in ssm_ba."""
     model = [placed("blk.0.ssm_ba.weight", "SSM_BETA_ALPHA", 8, 256)]
-    assert decide(model, Facts("qwen3next"), Choices(rules.recipe("q8_0")))[0].encoder.name == "BF16"
+    assert (
+        decide(model, Facts("qwen3next"), Choices(rules.recipe("q8_0")))[0].encoder.name == "BF16"
+    )
 
 
 def test_an_override_beats_protection_and_recipe() -> None:
