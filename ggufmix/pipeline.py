@@ -124,7 +124,7 @@ def convert(
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
     threads    that encode; all cores by default; the bytes are the same for any number
     overwrite  replace an existing output
-    progress   called after each band with the tensor's name and the source bytes done
+    progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plan before the first byte is written
     Other arguments and errors: as `plan`; and WriteError.
     """

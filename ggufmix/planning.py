@@ -80,6 +80,11 @@ class Planned:
         return 8 * self.price_bytes / self.placed.tensor.n_values
 
     @property
+    def source_bytes(self) -> int:
+        """Bytes of the rows that it is made from."""
+        return self.placed.tensor.n_values * self.placed.tensor.dtype.itemsize
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one stored row."""
         return self.encoder.format.row_bytes(self.placed.tensor.cols)
@@ -130,12 +135,6 @@ class Plan:
     def n_weights(self) -> int:
         """Weights of all tensors."""
         return sum(t.placed.tensor.n_values for t in self.tensors)
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of rows that writing will read."""
-        tensors = (t.placed.tensor for t in self.tensors)
-        return sum(tensor.n_values * tensor.dtype.itemsize for tensor in tensors)
 
     @property
     def bits_per_weight(self) -> float:

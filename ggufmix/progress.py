@@ -25,41 +25,37 @@ LINE_EVERY = 5.0
 
 
 class Shown:
-    """`begin(total)` once the source bytes are known, then `step(tensor, done)` after each piece of
-    work.
+    """`step(tensor, done, total)` after each piece of work, in source bytes; less done than before
+    is a new piece of work.
     """
 
     def __init__(self, bar: Progress | None) -> None:
         self._bar = bar
-        self._task = bar.add_task("reading", total=None, visible=False) if bar else None
+        self._task = bar.add_task("", total=None, visible=False) if bar else None
         self._done = 0
-        self._total = 0
         self._said = self._begun = time.monotonic()
 
-    def begin(self, total: int) -> None:
-        """Start over with `total` source bytes to go."""
-        self._done, self._total = 0, total
-        self._said = self._begun = time.monotonic()
+    def step(self, tensor: str, done: int, total: int) -> None:
+        """`done` of `total` source bytes are worked off, the last of them of this tensor."""
+        if done < self._done:
+            self._said = self._begun = time.monotonic()
+            if self._bar is not None and self._task is not None:
+                self._bar.reset(self._task)
+        self._done = done
         if self._bar is not None and self._task is not None:
-            self._bar.reset(self._task, total=total, visible=True)
-
-    def step(self, tensor: str, done: int) -> None:
-        """`done` more source bytes, of the tensor with this name, are written."""
-        self._done += done
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=done, description=tensor, visible=True)
+            self._bar.update(
+                self._task, completed=done, total=total, description=tensor, visible=True
+            )
             return
         now = time.monotonic()
         if now - self._said >= LINE_EVERY:
             self._said = now
-            rate = self._done / (now - self._begun)
-            left = (
-                f" of {size(self._total)}, {(self._total - self._done) / rate:.0f} s left"
-                if self._total
-                else ""
-            )
+            rate = done / (now - self._begun)
+            left = (total - done) / rate
             print(
-                f"{size(self._done)}{left}, {size(rate)}/s, {tensor}", file=sys.stderr, flush=True
+                f"{size(done)} of {size(total)}, {size(rate)}/s, {left:.0f} s left, {tensor}",
+                file=sys.stderr,
+                flush=True,
             )
 
 

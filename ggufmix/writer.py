@@ -33,9 +33,9 @@ _HINTS: dict[type[ValueAtError], str] = {
     OutlierError: "--on-outlier bf16 writes such tensors in BF16",
 }
 
-Progress = Callable[[str, int], None]
-"""Called after each band with the tensor's name and the source bytes done; from several threads,
-one at a time.
+Progress = Callable[[str, int, int], None]
+"""Called after each band with the tensor's name, the source bytes done and those there are in all;
+from several threads, one at a time.
 """
 
 
@@ -153,10 +153,12 @@ def _run(
     collect: bool = False,
 ) -> None:
     bands = enumerate(_bands(tensors))
+    total, done = sum(t.source_bytes for t in tensors), 0
     lock = threading.Lock()
     failures: list[tuple[int, BaseException]] = []
 
     def work() -> None:
+        nonlocal done
         while True:
             with lock:
                 number, band = (-1, None) if failures else next(bands, (-1, None))
@@ -179,9 +181,9 @@ def _run(
                     losses = tally.losses.setdefault(planned.name, Losses())
                     losses.flushed += flushed
                     losses.wiped += wiped
+                done += planned.source_bytes * (stop - start) // planned.placed.tensor.n_rows
                 if progress is not None:
-                    tensor = planned.placed.tensor
-                    progress(planned.name, (stop - start) * tensor.cols * tensor.dtype.itemsize)
+                    progress(planned.name, done, total)
 
     pool = [threading.Thread(target=work, daemon=True) for _ in range(threads - 1)]
     for thread in pool:

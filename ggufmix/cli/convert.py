@@ -12,7 +12,6 @@ from .said import note, say
 
 if TYPE_CHECKING:
     from ..pipeline import Options
-    from ..planning import Plan
 
 
 @takes_choices
@@ -32,11 +31,6 @@ def convert(
     from .. import pipeline, progress, report
 
     with progress.shown() as bar:
-
-        def planned(plan: "Plan") -> None:
-            say(plan)
-            bar.begin(plan.source_bytes)
-
         result = pipeline.convert(
             src,
             out,
@@ -44,7 +38,7 @@ def convert(
             threads=threads,
             overwrite=overwrite,
             progress=bar.step,
-            planned=planned,
+            planned=say,
         )
     for name, losses in result.losses.items():
         note(

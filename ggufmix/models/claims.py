@@ -88,7 +88,8 @@ class Claims:
     def claim(self, name: str, shape: Sequence[int]) -> Tensor:
         """Take the tensor `name`. One that is missing is named by `finish`.
 
-        Raises ModelError if its shape is not the one that follows from the config.
+        Raises ModelError if its shape is not the one that follows from the config, and whatever its
+        source raises if its values cannot be read: now, before anything is written.
         """
         tensor = self._open.pop(name, None)
         if tensor is None:
@@ -100,6 +101,7 @@ class Claims:
                 f"got {list(tensor.shape)}",
                 hint="config.json is of another model, or the weights were saved in another layout",
             )
+        _ = tensor.dtype
         return tensor
 
     def leave_out(self, prefix: str, why: str) -> None:

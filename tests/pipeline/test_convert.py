@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ggufmix
-from ggufmix.errors import ModelError, NotFiniteError, OutlierError, UsageError
+from ggufmix.errors import ModelError, NotFiniteError, OutlierError, SourceError, UsageError
 from ggufmix.pipeline import Options
 
 
@@ -170,6 +170,19 @@ def test_losses_are_reported(model: Path, tmp_path: Path) -> None:
     save_file(tensors, file, {"format": "pt"})
     result = ggufmix.convert(model, tmp_path / "x.gguf")
     assert result.losses["token_embd.weight"].flushed == 256 // 32
+
+
+def test_a_dtype_that_cannot_be_read(model: Path) -> None:
+    """FP8 weights are refused by file and tensor when planning, not hours into writing."""
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.3.self_attn.k_proj.weight"
+    raw = tensors[name].view(ml_dtypes.bfloat16).astype(ml_dtypes.float8_e4m3fn)
+    save_file({**tensors, name: raw}, file, {"format": "pt"})
+    with pytest.raises(
+        SourceError, match=r"model\.safetensors: .*k_proj\.weight: stored as F8_E4M3"
+    ):
+        ggufmix.plan(model)
 
 
 def test_sizes_that_differ(model: Path, tmp_path: Path) -> None:
