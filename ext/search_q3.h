@@ -70,15 +70,16 @@ V_INLINE void start_q3(const float *const at[LANES], struct q3_lanes *s) {
         m = v_pick(more, s->x[i], m);
     }
     m = v_pick(v_lt(top, v_set(1e-15f)), v_set(1.0f), m); /* then all codes and sums are 0 */
-    vf inverse = v_set(-4.0f) / m;
-    s->a = s->b = v_set(0.0f);
+    vf inverse = v_set(-4.0f) / m, a = v_set(0.0f), b = a;
     for (int i = 0; i < 16; i++) {
         s->w[i] = s->x[i] * s->x[i];
         s->wx[i] = s->w[i] * s->x[i];
         s->l[i] = v_min(rounded_qx(inverse * s->x[i]), v_set(3.0f));
-        s->a = s->a + s->wx[i] * s->l[i];
-        s->b = s->b + s->w[i] * s->l[i] * s->l[i];
+        a = a + s->wx[i] * s->l[i];
+        b = b + s->w[i] * s->l[i] * s->l[i];
     }
+    s->a = a;
+    s->b = b;
 }
 
 V_INLINE struct q3_move move_q3(const struct q3_lanes *s, int i) {

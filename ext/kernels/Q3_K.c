@@ -101,7 +101,7 @@ void FN(Q3_K_encode)(const float *x, const float *importance, uint8_t *y, int64_
         struct groups found;
         if (importance) {
             const float *at[SUPERBLOCKS];
-            float spread[SUPERBLOCKS], d[SUPERBLOCKS], inverse[SUPERBLOCKS];
+            float spread[SUPERBLOCKS] = {0}, d[SUPERBLOCKS], inverse[SUPERBLOCKS];
             column = columns_of(importance, n_per_row, column, count, at);
             sums_of_squares(x, 256, count, spread);
             for (int k = 0; k < count; k++) spread[k] = 2 * spread[k] / 256;
