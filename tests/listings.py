@@ -68,7 +68,7 @@ class Listed(Tensor):
         self.dtype = F32 if dtype == "F32" else BF16
 
     def rows(self, start: int, stop: int) -> Array:
-        raise AssertionError(f"{self.name}: a plan read rows")
+        raise AssertionError(f"{self.name}: rows {start} to {stop} were read for a plan")
 
 
 def blocks(text: str) -> list[int]:

@@ -23,9 +23,10 @@ from .files import MirrorName as Mirror
 from .files import Recipe, RecipeEntry
 from .overrides import Edge, Override, edge, override_by_pattern, override_by_role
 from .places import layer_set
-from .recipes import checked, recipe, recipes, tag
+from .recipes import checked, recipe, recipes, tag, texts_of
 from .remarks import remarks, targets
 from .types import is_foreign, type_named
+from .words import described, first_sentence
 
 __all__ = [
     "GATES",
@@ -41,9 +42,11 @@ __all__ = [
     "RecipeEntry",
     "checked",
     "decide",
+    "described",
     "edge",
     "facts",
     "facts_from_shapes",
+    "first_sentence",
     "is_foreign",
     "layer_set",
     "override_by_pattern",
@@ -54,5 +57,6 @@ __all__ = [
     "rules_for",
     "tag",
     "targets",
+    "texts_of",
     "type_named",
 ]

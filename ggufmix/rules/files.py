@@ -187,8 +187,8 @@ class Shipped:
 def shipped() -> Shipped:
     """Everything in `ggufmix.rulebook`, read once."""
     return Shipped(
-        books={where: read(where, raw, RuleFile) for where, raw in _folder("architectures")},
-        recipes={where: read(where, raw, Recipe) for where, raw in _folder("recipes")},
+        books={where: read(where, raw, RuleFile) for where, raw in folder("architectures")},
+        recipes={where: read(where, raw, Recipe) for where, raw in folder("recipes")},
         groups=_one("groups.toml", _Groups).group,
         fallbacks=_one("fallbacks.toml", _Fallbacks).policy,
         types=_one("types.toml", _Types).type,
@@ -232,7 +232,8 @@ def _one(name: str, kind: type[T]) -> T:
     return read(f"rules/{name}", (files("ggufmix.rulebook") / name).read_bytes(), kind)
 
 
-def _folder(folder: str) -> Iterator[tuple[str, bytes]]:
-    for item in sorted((files("ggufmix.rulebook") / folder).iterdir(), key=lambda f: f.name):
+def folder(name: str) -> Iterator[tuple[str, bytes]]:
+    """(path in the repository, bytes) of each TOML file in a folder of the rulebook, by name."""
+    for item in sorted((files("ggufmix.rulebook") / name).iterdir(), key=lambda f: f.name):
         if item.name.endswith(".toml"):
-            yield f"rules/{folder}/{item.name}", item.read_bytes()
+            yield f"rules/{name}/{item.name}", item.read_bytes()

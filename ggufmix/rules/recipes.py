@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import RuleError, UsageError
 from . import roles
-from .files import Recipe, nearest, read, shipped
+from .files import Recipe, folder, nearest, read, shipped
 from .places import layer_set, where_test
 from .types import type_named
 
@@ -45,6 +45,18 @@ def recipe(name: str) -> Recipe:
         f"unknown recipe {name!r}: expected one of {', '.join(known)}; pure:TYPE; or a .toml file",
         hint=nearest(name.lower(), known),
     )
+
+
+def texts_of(name: str) -> list[tuple[str, str]]:
+    """(file, TOML) of a recipe and of the bases under it; nothing for "pure:TYPE". Raises as
+    `recipe`.
+    """
+    made = recipe(name)
+    if name.lower().endswith(".toml"):
+        found = [(Path(name).name, Path(name).read_text(encoding="utf-8"))]
+    else:
+        found = _built_in_text(made.name)
+    return found if made.base is None else [*found, *texts_of(made.base)]
 
 
 def checked(made: Recipe, where: str) -> Recipe:
@@ -102,6 +114,14 @@ def _joined(made: Recipe, where: str) -> Recipe:
         f"{where}: base: expected a built-in recipe, got {made.base!r}",
         hint=nearest(made.base.lower(), known),
     )
+
+
+def _built_in_text(name: str) -> list[tuple[str, str]]:
+    return [
+        (where, raw.decode())
+        for where, raw in folder("recipes")
+        if shipped().recipes[where].name == name
+    ]
 
 
 def _pure(kind: str) -> Recipe:

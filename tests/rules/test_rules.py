@@ -236,7 +236,7 @@ def test_a_recipe_file_with_layers(tmp_path) -> None:
     ],
 )
 def test_a_recipe_file_that_is_wrong(tmp_path, was: str, now: str, says: str) -> None:
-    """An unknown key, role, type, layer or file type is an error that names the file and the place."""
+    """An unknown key, role, type, layer or file type is an error that names file and place."""
     file = tmp_path / "mine.toml"
     file.write_text(RECIPE.replace(was, now, 1))
     with pytest.raises(RuleError) as caught:
@@ -251,6 +251,6 @@ def test_recipe_names() -> None:
     assert rules.recipe("Q8_0").name == "q8_0"
     assert rules.recipe("Q4_K_M").file_type == "MOSTLY_Q4_K_M"
     assert rules.recipe("PURE:iq4_ks").default == "IQ4_KS"
-    with pytest.raises(UsageError, match="bf16, .*, q8_0") as caught:
+    with pytest.raises(UsageError, match=r"bf16, .*, q8_0") as caught:
         rules.recipe("q8_00")
     assert caught.value.hint == "did you mean 'q8_0'?"

@@ -18,10 +18,29 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PLANS = HERE.parent / "plans" / "llama.cpp"
-FTYPES = (
-    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q2_K_S Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K "
-    "IQ4_NL IQ4_XS MXFP4_MOE F32 F16 BF16"
-).split()
+FTYPES = [
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "Q2_K",
+    "Q2_K_S",
+    "Q3_K_S",
+    "Q3_K_M",
+    "Q3_K_L",
+    "Q4_K_S",
+    "Q4_K_M",
+    "Q5_K_S",
+    "Q5_K_M",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4_MOE",
+    "F32",
+    "F16",
+    "BF16",
+]
 MIT = "llama.cpp, Copyright (c) 2023-2026 The ggml authors, MIT license"
 
 
