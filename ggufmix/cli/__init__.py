@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, imatrix, looking, plan
+from . import convert, imatrix, looking, plan, recipes
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,10 +25,10 @@ COMMANDS = (
     imatrix.imatrix,
     looking.inspect,
     looking.formats,
-    looking.recipes,
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(recipes.app, name="recipes")
 
 
 @app.callback(invoke_without_command=True)

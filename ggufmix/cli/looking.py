@@ -1,4 +1,4 @@
-"""`ggufmix inspect`, `formats` and `recipes`: what there is."""
+"""`ggufmix inspect` and `formats`: what there is."""
 
 # SPDX-License-Identifier: MIT
 
@@ -66,11 +66,3 @@ def _format_row(row: dict[str, object]) -> list[str]:
     encoders = row["encoders"]
     assert isinstance(encoders, list)
     return [name, bits, block, ", ".join(encoders), str(row["importance"]).lower()]
-
-
-def recipes() -> None:
-    """List the built-in recipes."""
-    from .. import report, rules
-
-    rows = ([r.name, r.default, r.why] for r in rules.recipes().values())
-    report.console().print(report.table(("recipe", "default", "why"), rows))
