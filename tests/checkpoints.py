@@ -1,89 +1,29 @@
-"""Tiny checkpoints for tests, made by a formula: the same bytes with any version of torch or numpy.
-
-A value is a hash of its tensor's name and its index, scaled by the fan-in, rounded to the stored
-dtype. Names and shapes are written down here a second time, apart from ggufmix/models; transformers
-loads them and reports no key too few or too many.
+"""Tiny checkpoints for tests: those of the Qwen3.5 family, and with the plain decoders all there
+are.
 """
 
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
+from decoders import DECODERS
+from tiny import BF16, F32, Arrays, Case, Shapes, mlp, noise, one_by_one, weights, write
 
-BF16, F32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
-DTYPE_NAMES = {BF16: "BF16", F32: "F32"}
-
-Arrays = dict[str, np.ndarray]
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
-
-
-def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Float32 in [-1, 1): splitmix64 of (crc32(name) << 32) + index, its upper 24 bits."""
-    n = int(np.prod(shape))
-    x = np.arange(n, dtype=np.uint64) + np.uint64(zlib.crc32(name.encode()) << 32)
-    with np.errstate(over="ignore"):
-        x = (x + np.uint64(0x9E3779B97F4A7C15)) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x ^= x >> np.uint64(31)
-    u = (x >> np.uint64(40)).astype(np.float32) / np.float32(1 << 23) - np.float32(1)
-    return u.reshape(shape)
-
-
-def weights(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Values of one tensor: spread so that a model of them says something, and is not flat."""
-    u = noise(name, shape)
-    if name.endswith("linear_attn.norm.weight"):
-        return (1 + 0.3 * u).astype(F32)
-    if name.endswith("A_log"):
-        return u.astype(F32)
-    if name.endswith(
-        (
-            "norm.weight",
-            "layernorm.weight",
-            "pre_fc_norm_embedding.weight",
-            "pre_fc_norm_hidden.weight",
-        )
-    ):
-        return (0.3 * u).astype(dtype)
-    if name.endswith("dt_bias"):
-        return u.astype(dtype)
-    gain = 6.0 if name.endswith(("lm_head.weight", "embed_tokens.weight")) else 1.3
-    return (u * np.float32(gain / np.sqrt(shape[-1]))).astype(dtype)
+__all__ = ["BF16", "CASES", "F32", "Arrays", "Case", "Hybrid", "noise", "weights", "write"]
 
 
 @dataclass(frozen=True)
-class Case:
-    """One tiny checkpoint. `fused` and `fused_mtp` say how experts are stored; `mtp` how many MTP
-    blocks there are.
-    """
+class Hybrid(Case):
+    """A checkpoint of the Qwen3.5 family. `fused_mtp` says how experts of MTP blocks are stored."""
 
-    name: str
-    hf_class: str
-    config: dict[str, Any]
-    fused: bool = True
     fused_mtp: bool = False
-    mtp: int = 0
-    dtype: np.dtype[Any] = BF16
-
-    def __str__(self) -> str:
-        return self.name
 
     @property
     def wrapped(self) -> bool:
         return self.hf_class.endswith("ForConditionalGeneration")
-
-    @property
-    def moe(self) -> bool:
-        return "num_experts" in self.config
 
     def raw_config(self) -> dict[str, Any]:
         """config.json."""
@@ -123,7 +63,7 @@ class Case:
             values = weights(name, shape, self.dtype)
             split = not (self.fused_mtp if name.startswith("mtp.") else self.fused)
             if ".experts." in name and split:
-                made |= _one_by_one(name, values)
+                made |= one_by_one(name, values)
             else:
                 made[name] = values
         if self.wrapped:
@@ -189,54 +129,14 @@ class Case:
             yield a + "k_norm.weight", (h,)
         m = p + "mlp."
         if not self.moe:
-            yield from _mlp(m, c["intermediate_size"], d)
+            yield from mlp(m, c["intermediate_size"], d)
             return
         n, f = c["num_experts"], c["moe_intermediate_size"]
         yield m + "gate.weight", (n, d)
         yield m + "shared_expert_gate.weight", (1, d)
-        yield from _mlp(m + "shared_expert.", c["shared_expert_intermediate_size"], d)
+        yield from mlp(m + "shared_expert.", c["shared_expert_intermediate_size"], d)
         yield m + "experts.gate_up_proj", (n, 2 * f, d)
         yield m + "experts.down_proj", (n, d, f)
-
-
-def _mlp(prefix: str, width: int, hidden: int) -> Shapes:
-    yield prefix + "gate_proj.weight", (width, hidden)
-    yield prefix + "up_proj.weight", (width, hidden)
-    yield prefix + "down_proj.weight", (hidden, width)
-
-
-def _one_by_one(name: str, values: np.ndarray) -> Arrays:
-    """Stacked experts as one tensor each."""
-    prefix, part = name.rsplit(".", 1)
-    if part == "down_proj":
-        return {f"{prefix}.{i}.down_proj.weight": v for i, v in enumerate(values)}
-    half = values.shape[1] // 2
-    return {
-        f"{prefix}.{i}.{part}_proj.weight": v
-        for i, both in enumerate(values)
-        for part, v in (("gate", both[:half]), ("up", both[half:]))
-    }
-
-
-def write(directory: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write config.json and model.safetensors into `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config, indent=2))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, values in arrays.items():
-        end = at + values.nbytes
-        header[name] = {
-            "dtype": DTYPE_NAMES[values.dtype],
-            "shape": list(values.shape),
-            "data_offsets": [at, end],
-        }
-        at = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    data = b"".join(v.tobytes() for v in arrays.values())
-    (directory / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
-    return directory
 
 
 def _config(**changed: Any) -> dict[str, Any]:
@@ -273,66 +173,65 @@ _NEXT = {**_EXPERTS, "rope_parameters": _rope()}
 _TIED = {"tie_word_embeddings": True}
 _FULL, _LINEAR = "full_attention", "linear_attention"
 
-CASES = {
-    case.name: case
-    for case in (
-        Case("dense-tied", "Qwen3_5ForCausalLM", _config(**_DENSE, **_TIED)),
-        Case(
-            "dense-wrapped-mtp",
-            "Qwen3_5ForConditionalGeneration",
-            _config(**_DENSE, linear_num_value_heads=2, mtp_num_hidden_layers=1),
-            mtp=1,
+HYBRIDS = (
+    Hybrid("dense-tied", "Qwen3_5ForCausalLM", _config(**_DENSE, **_TIED)),
+    Hybrid(
+        "dense-wrapped-mtp",
+        "Qwen3_5ForConditionalGeneration",
+        _config(**_DENSE, linear_num_value_heads=2, mtp_num_hidden_layers=1),
+        mtp=1,
+    ),
+    Hybrid(
+        "dense-irregular",
+        "Qwen3_5ForCausalLM",
+        _config(
+            **_DENSE,
+            linear_num_value_heads=6,
+            layer_types=[_FULL, _LINEAR, _LINEAR, _FULL, _LINEAR],
         ),
-        Case(
-            "dense-irregular",
-            "Qwen3_5ForCausalLM",
-            _config(
-                **_DENSE,
-                linear_num_value_heads=6,
-                layer_types=[_FULL, _LINEAR, _LINEAR, _FULL, _LINEAR],
-            ),
-            dtype=F32,
+        dtype=F32,
+    ),
+    Hybrid(
+        "dense-defaults",  # all about rope is left to the class
+        "Qwen3_5ForCausalLM",
+        _config(
+            intermediate_size=96,
+            head_dim=256,
+            num_attention_heads=1,
+            num_key_value_heads=1,
+            num_hidden_layers=4,
         ),
-        Case(
-            "dense-defaults",  # all about rope is left to the class
-            "Qwen3_5ForCausalLM",
-            _config(
-                intermediate_size=96,
-                head_dim=256,
-                num_attention_heads=1,
-                num_key_value_heads=1,
-                num_hidden_layers=4,
-            ),
+    ),
+    Hybrid("moe-fused", "Qwen3_5MoeForCausalLM", _config(**_MOE, linear_num_value_heads=8)),
+    Hybrid(
+        "moe-wrapped-mtp",
+        "Qwen3_5MoeForConditionalGeneration",
+        _config(**_MOE, **_TIED, mtp_num_hidden_layers=1),
+        mtp=1,
+    ),
+    Hybrid("moe-one-by-one", "Qwen3_5MoeForCausalLM", _config(**_MOE), fused=False),
+    Hybrid(
+        "next-one-by-one-mtp",
+        "Qwen3NextForCausalLM",
+        _config(**_NEXT, intermediate_size=96),
+        fused=False,
+        mtp=1,
+    ),
+    Hybrid(
+        "next-fused",  # rope as older configs state it, at the root
+        "Qwen3NextForCausalLM",
+        _config(
+            **_EXPERTS,
+            linear_num_value_heads=2,
+            rope_theta=5e5,
+            partial_rotary_factor=0.5,
+            full_attention_interval=2,
         ),
-        Case("moe-fused", "Qwen3_5MoeForCausalLM", _config(**_MOE, linear_num_value_heads=8)),
-        Case(
-            "moe-wrapped-mtp",
-            "Qwen3_5MoeForConditionalGeneration",
-            _config(**_MOE, **_TIED, mtp_num_hidden_layers=1),
-            mtp=1,
-        ),
-        Case("moe-one-by-one", "Qwen3_5MoeForCausalLM", _config(**_MOE), fused=False),
-        Case(
-            "next-one-by-one-mtp",
-            "Qwen3NextForCausalLM",
-            _config(**_NEXT, intermediate_size=96),
-            fused=False,
-            mtp=1,
-        ),
-        Case(
-            "next-fused",  # rope as older configs state it, at the root
-            "Qwen3NextForCausalLM",
-            _config(
-                **_EXPERTS,
-                linear_num_value_heads=2,
-                rope_theta=5e5,
-                partial_rotary_factor=0.5,
-                full_attention_interval=2,
-            ),
-        ),
-        Case("next-wide", "Qwen3NextForCausalLM", _config(**_NEXT, linear_num_value_heads=8)),
-    )
-}
-"""Every class and layout. What a name does not say: value heads are 1 to 4 times the key heads;
-weights are BF16, once F32.
+    ),
+    Hybrid("next-wide", "Qwen3NextForCausalLM", _config(**_NEXT, linear_num_value_heads=8)),
+)
+
+CASES: dict[str, Case] = {case.name: case for case in (*HYBRIDS, *DECODERS)}
+"""Every class and layout. What a name does not say: value heads of hybrids are 1 to 4 times the key
+heads; weights are BF16, once F32.
 """

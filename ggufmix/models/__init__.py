@@ -16,7 +16,7 @@ from gguf import MODEL_ARCH
 
 from ..errors import ModelError
 from ..tensor import Tensor
-from . import qwen35
+from . import llama, qwen2, qwen3, qwen35
 from .claims import Claims
 from .config import Config, architecture
 from .model import Model, Parameters
@@ -26,13 +26,21 @@ __all__ = ["CLASSES", "Model", "Parameters", "place"]
 Place = Callable[[MODEL_ARCH, Config, Claims, bool], Model]
 
 CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
+    "LlamaForCausalLM": (MODEL_ARCH.LLAMA, llama.LLAMA, llama.place),
+    "MistralForCausalLM": (MODEL_ARCH.LLAMA, llama.MISTRAL, llama.place),
+    "MixtralForCausalLM": (MODEL_ARCH.LLAMA, llama.MIXTRAL, llama.place),
+} | {
     hf_class: (arch, family.DEFAULTS[arch], family.place)
     for hf_class, arch, family in (
+        ("Qwen2ForCausalLM", MODEL_ARCH.QWEN2, qwen2),
+        ("Qwen2MoeForCausalLM", MODEL_ARCH.QWEN2MOE, qwen2),
+        ("Qwen3ForCausalLM", MODEL_ARCH.QWEN3, qwen3),
+        ("Qwen3MoeForCausalLM", MODEL_ARCH.QWEN3MOE, qwen3),
+        ("Qwen3NextForCausalLM", MODEL_ARCH.QWEN3NEXT, qwen35),
         ("Qwen3_5ForCausalLM", MODEL_ARCH.QWEN35, qwen35),
         ("Qwen3_5ForConditionalGeneration", MODEL_ARCH.QWEN35, qwen35),
         ("Qwen3_5MoeForCausalLM", MODEL_ARCH.QWEN35MOE, qwen35),
         ("Qwen3_5MoeForConditionalGeneration", MODEL_ARCH.QWEN35MOE, qwen35),
-        ("Qwen3NextForCausalLM", MODEL_ARCH.QWEN3NEXT, qwen35),
     )
 }
 """Hugging Face class: its GGUF architecture, the defaults of its config class, and the family that

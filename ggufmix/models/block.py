@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from gguf import MODEL_TENSOR, TENSOR_NAMES
 from numpy.typing import NDArray
 
 from ..errors import ModelError
@@ -20,6 +21,7 @@ from .config import Config
 from .names import Names
 
 Step = Callable[[Tensor], Tensor]
+GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,10 @@ class Block:
             tensor = step(tensor)
         self.put(to or name, tensor)
 
+    def make(self, role: MODEL_TENSOR, tensor: Tensor) -> None:
+        """Place a tensor outside the blocks that no checkpoint stores."""
+        self.placed.append(Placed(TENSOR_NAMES[role] + ".weight", role.name, None, tensor))
+
     def embedding(self, config: Config) -> tuple[int, bool]:
         """Place the embedding and, unless tied to it, the output matrix.
 
@@ -87,18 +93,46 @@ class Block:
             self.place("lm_head.weight", vocab, hidden)
         return vocab, tied
 
-    def mlp(self, prefix: str, width: int, hidden: int) -> None:
+    def mlp(self, prefix: str, width: int, hidden: int, *, biases: bool = False) -> None:
         """Place a gated feed-forward network: gate and up (width, hidden), down (hidden, width)."""
-        self.place(f"{prefix}gate_proj.weight", width, hidden)
-        self.place(f"{prefix}up_proj.weight", width, hidden)
-        self.place(f"{prefix}down_proj.weight", hidden, width)
+        for part, rows, cols in _shapes(width, hidden):
+            self.place(f"{prefix}{part}.weight", rows, cols)
+            if biases:
+                self.place(f"{prefix}{part}.bias", rows)
 
-    def experts(self, prefix: str, n: int, width: int, hidden: int) -> None:
+    def mixture(self, config: Config, *, shared: bool) -> None:
+        """Place routed experts with their router as Qwen has them; and a shared expert with its
+        gate.
+        """
+        hidden, n = (
+            config.integer("hidden_size"),
+            config.integer("num_experts", "num_local_experts"),
+        )
+        self.place("mlp.gate.weight", n, hidden)
+        self.experts("mlp.experts.", n, config.integer("moe_intermediate_size"), hidden)
+        if shared:
+            self.place("mlp.shared_expert_gate.weight", 1, hidden)
+            width = config.integer("shared_expert_intermediate_size")
+            self.mlp("mlp.shared_expert.", width, hidden)
+
+    def experts(
+        self,
+        prefix: str,
+        n: int,
+        width: int,
+        hidden: int,
+        *,
+        stored: str | None = None,
+        parts: tuple[str, str, str] = GATE_UP_DOWN,
+    ) -> None:
         """Place `n` routed experts stacked: gate and up (width, hidden), down (hidden, width).
 
         They are stored one by one ("{prefix}{i}.gate_proj.weight"), or fused
         ("{prefix}gate_up_proj" (n, 2 * width, hidden) with the gates first, and
         "{prefix}down_proj"). Raises ModelError if some of them are missing.
+
+        stored  the prefix where they are stored one by one, if it is another
+        parts   what gate, up and down are called there
         """
         for suffix in ("", ".weight"):
             if f"{prefix}gate_up_proj{suffix}" in self:
@@ -110,24 +144,27 @@ class Block:
                     f"{prefix}down_proj{suffix}", n, hidden, width, to=f"{prefix}down_proj.weight"
                 )
                 return
-        numbers = self.claims.numbers(self.prefix + prefix)
+        single = stored or prefix
+        numbers = self.claims.numbers(self.prefix + single)
         if numbers != list(range(n)):
             absent, extra = sorted(set(range(n)) - set(numbers)), [i for i in numbers if i >= n]
             told = f"missing {absent[:8]}" if absent else f"beyond them {extra[:8]}"
             raise ModelError(
-                f"{self.claims.spelled(self.prefix + prefix)[:-1]}: expected experts 0 to {n - 1}, "
+                f"{self.claims.spelled(self.prefix + single)[:-1]}: expected experts 0 to {n - 1}, "
                 f"got {len(numbers)}, {told}",
                 hint="the checkpoint is incomplete, or config.json states another number",
             )
-        for part, shape in (
-            ("gate", (width, hidden)),
-            ("up", (width, hidden)),
-            ("down", (hidden, width)),
-        ):
-            each = [self.claim(f"{prefix}{i}.{part}_proj.weight", *shape) for i in range(n)]
+        for called, (part, *shape) in zip(parts, _shapes(width, hidden), strict=True):
+            each = [self.claim(f"{single}{i}.{called}.weight", *shape) for i in range(n)]
             if len({tensor.dtype for tensor in each}) > 1:
                 each = [mapped(tensor, lambda x: x) for tensor in each]
-            self.put(f"{prefix}{part}_proj.weight", stack(each))
+            self.put(f"{prefix}{part}.weight", stack(each))
+
+
+def _shapes(width: int, hidden: int) -> list[tuple[str, int, int]]:
+    """Name, rows and columns of the three matrices of a gated feed-forward network."""
+    gate, up, down = GATE_UP_DOWN
+    return [(gate, width, hidden), (up, width, hidden), (down, hidden, width)]
 
 
 @lru_cache(maxsize=8)

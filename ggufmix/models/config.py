@@ -11,6 +11,7 @@ class.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 from ..errors import ModelError
@@ -58,6 +59,14 @@ class Config:
         self.tie_word_embeddings = any(
             where.get("tie_word_embeddings") is True for where in (raw, text_config(raw))
         )
+
+    def filled(self, **derived: Any) -> Config:
+        """The same config with values that its class derives from others, where nothing is said of
+        them.
+        """
+        made = copy(self)
+        made.defaults = {**derived, **self.defaults}
+        return made
 
     def find(self, *keys: str) -> Any:
         """The value of the first of `keys` that is stated, else that has a default, else None."""

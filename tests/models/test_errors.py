@@ -15,6 +15,8 @@ from ggufmix.errors import ModelError
 from ggufmix.models import CLASSES
 from ggufmix.tensor import held
 
+LONG = CASES["llama-longrope"].config["rope_parameters"]
+
 Parts = tuple[dict[str, Any], Arrays]
 
 
@@ -54,6 +56,13 @@ def test_no_architecture() -> None:
         ("moe-one-by-one", "model.layers.2.mlp.experts.3.down_proj.weight", [64, 32]),
         ("moe-fused", "model.layers.3.self_attn.q_proj.weight", [128, 64]),
         ("moe-fused", "model.layers.1.mlp.experts.gate_up_proj", [4, 64, 64]),
+        ("llama", "model.layers.2.self_attn.k_proj.weight", [64, 64]),
+        ("llama-biases", "model.layers.0.self_attn.q_proj.bias", [128]),
+        ("llama-biases", "model.layers.0.mlp.up_proj.bias", [96]),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.3.w2.weight", [64, 96]),
+        ("mixtral-fused", "model.layers.1.mlp.experts.gate_up_proj", [4, 192, 64]),
+        ("qwen2moe", "model.layers.1.mlp.shared_expert_gate.weight", [1, 64]),
+        ("qwen3", "model.layers.0.self_attn.q_norm.weight", [32]),
     ],
 )
 def test_wrong_shape(case: str, name: str, shape: list[int]) -> None:
@@ -122,6 +131,32 @@ def test_missing_experts() -> None:
     assert message == ("model.layers.2.mlp.experts: expected experts 0 to 3, got 3, missing [1]")
 
 
+def test_missing_experts_of_mixtral() -> None:
+    """They are given under the name that is stored."""
+    config, arrays = parts("mixtral")
+    rest = {n: v for n, v in arrays.items() if "layers.2.block_sparse_moe.experts.1." not in n}
+    message, _ = refused(config, rest)
+    assert message.startswith("model.layers.2.block_sparse_moe.experts: expected experts 0 to 3")
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("llama-biases", "model.layers.0.self_attn.o_proj.bias"),
+        ("qwen2", "model.layers.1.self_attn.v_proj.bias"),
+        ("qwen3moe", "model.layers.1.self_attn.k_norm.weight"),
+        ("mixtral", "model.layers.1.block_sparse_moe.gate.weight"),
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.0.w3.weight"),
+    ],
+)
+def test_missing_parts_of_decoders(case: str, name: str) -> None:
+    """What a block must have is missed by its name."""
+    config, arrays = parts(case)
+    del arrays[name]
+    message, _ = refused(config, arrays)
+    assert f"1 missing ({name})" in message
+
+
 def test_missing_part_of_an_expert() -> None:
     """One matrix of one expert is missed by name."""
     config, arrays = parts("moe-one-by-one")
@@ -181,6 +216,32 @@ def test_mlx_layout() -> None:
         ("dense-tied", {"layer_types": ["mamba"] * 5}, "layer_types[0]: expected linear_attention"),
         ("next-wide", {"norm_topk_prob": False}, "norm_topk_prob: expected True, got False"),
         ("next-wide", {"mlp_only_layers": [0]}, "mlp_only_layers: expected [], got [0]"),
+        ("qwen2", {"rope_scaling": {"rope_type": "llama3"}, "rope_theta": 1e4}, "got 'llama3'"),
+        ("qwen2", {"partial_rotary_factor": 0.5}, "partial_rotary_factor: expected 1.0, got 0.5"),
+        ("qwen2", {"head_dim": 32}, "head_dim: expected 16, got 32"),
+        ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob: expected False, got True"),
+        ("qwen2moe", {"tie_word_embeddings": True}, "tie_word_embeddings: expected False"),
+        ("qwen3", {"attention_bias": True}, "attention_bias: expected False, got True"),
+        ("qwen3moe", {"norm_topk_prob": None}, "norm_topk_prob: expected True, got False"),
+        ("llama", {"num_key_value_heads": 3}, "expected a multiple of the 3 num_key_value_heads"),
+        ("llama", {"hidden_size": 66}, "hidden_size: expected a multiple of the 4 num_attention_"),
+        ("llama", {"head_dim": 15}, "head_dim: expected an even number, got 15"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
+        (
+            "llama3-tied",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "low_freq_factor: expected a number, got None",
+        ),
+        (
+            "llama-longrope",
+            {"rope_parameters": {**LONG, "long_factor": [1.0] * 7}},
+            "long_factor: expected 8 positive numbers (head_dim / 2), got 7 entries",
+        ),
+        (
+            "llama-longrope",
+            {"rope_parameters": {**LONG, "short_factor": None}},
+            "short_factor: expected 8 positive numbers (head_dim / 2), got None",
+        ),
         ("next-wide", {"scoring_func": "odd"}, "expected one of sigmoid, softmax, got 'odd'"),
     ],
 )

@@ -14,7 +14,7 @@ from checkpoints import CASES
 from plain_gguf import write_f32
 
 from ggufmix import models
-from ggufmix.models import Model, delta_net, qwen35
+from ggufmix.models import Model, decoder, delta_net, qwen35
 from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint
 
@@ -97,7 +97,50 @@ def test_minus_exp_shows(run: Run, reference: Reference, monkeypatch: pytest.Mon
     assert kl(reference("dense-tied"), run(again("dense-tied"))) > FAR
 
 
-@pytest.mark.parametrize("name", ["moe-fused", "moe-one-by-one", "dense-tied"])
+@pytest.mark.parametrize("name", ["llama", "mixtral", "llama3-tied"])
+def test_pairs_of_rows_show(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of q and k left with half a head between what turns together make another model."""
+    monkeypatch.setattr(decoder, "in_pairs", lambda heads, head: np.arange(heads * head))
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+def test_pairs_of_biases_show(
+    run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do their biases."""
+    monkeypatch.setattr(decoder, "take_columns", lambda tensor, _: tensor)
+    assert kl(reference("llama-biases"), run(again("llama-biases"))) > FAR
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("llama3-tied", "rope_freqs."),
+        ("llama-longrope", "rope_factors_long."),
+        ("llama-longrope", ".attn_factor"),
+        ("llama", ".scaling.factor"),
+        ("qwen3-yarn", ".attn_factor"),
+        ("qwen2", "attn_k.bias"),
+    ],
+)
+def test_what_llama_cpp_would_do_without_shows(
+    name: str, part: str, placed: Placed, run: Run, reference: Reference
+) -> None:
+    """Factors, keys and biases that llama.cpp would do without make another model without them."""
+    model = placed(name)
+    tensors = [p for p in model.tensors if part not in p.name]
+    values = {key: value for key, value in model.values.items() if part not in key}
+    assert (tensors, values) != (model.tensors, model.values)
+    rest = replace(model, tensors=tensors, values=values)
+    assert kl(reference(name), run(rest)) > FAR
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["moe-fused", "moe-one-by-one", "dense-tied", "llama", "mixtral", "qwen2moe", "qwen3moe"],
+)
 def test_gate_and_up_show(name: str, placed: Placed, run: Run, reference: Reference) -> None:
     """Gate and up exchanged make another model."""
     kind = "exps." if CASES[name].moe else "."

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import BF16, CASES, Case
-from gguf import MODEL_ARCH
+from checkpoints import BF16, CASES, Case, Hybrid
 from plain_gguf import write_f32
 
 from ggufmix import models
-from ggufmix.models import Model, qwen35
+from ggufmix.models import Model
 from ggufmix.models.config import Config
 from ggufmix.models.keys import common_values
 from ggufmix.runtime import Llama
@@ -36,7 +34,7 @@ class Unread(Tensor):
         raise AssertionError(f"{self.name}: rows {start} to {stop} were read")
 
 
-def unread(case: Case) -> dict[str, Tensor]:
+def unread(case: Hybrid) -> dict[str, Tensor]:
     """The tensors of a case as headers only."""
     return {name: Unread(name, shape) for name, shape in case._shapes()}
 
@@ -58,7 +56,7 @@ def test_true_scale() -> None:
         "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
     }  # fmt: skip
-    case = Case("35B", "Qwen3_5MoeForCausalLM", config)
+    case = Hybrid("35B", "Qwen3_5MoeForCausalLM", config)
     model = models.place(case.raw_config(), unread(case))
     assert (len(model.tensors), model.size_label) == (733, "256x2.6B")
     assert sum(p.tensor.n_values for p in model.tensors) == 34_660_610_688
@@ -76,7 +74,10 @@ def test_moved_rows_and_columns_keep_their_dtype(placed: Placed) -> None:
     assert computed == {"ATTN_NORM", "ATTN_POST_NORM", "OUTPUT_NORM", "SSM_A", "SSM_NORM"}
 
 
-@pytest.mark.parametrize("name", ["moe-fused", "dense-irregular", "next-wide", "moe-one-by-one"])
+@pytest.mark.parametrize(
+    "name",
+    ["moe-fused", "dense-irregular", "next-wide", "moe-one-by-one", "mixtral", "llama-biases"],
+)
 def test_any_band_is_that_part_of_the_whole(name: str, placed: Placed) -> None:
     """Rows asked for in bands are the rows of the whole, across experts and moved heads."""
     for p in placed(name).tensors:
@@ -97,6 +98,18 @@ def test_notes(placed: Placed) -> None:
         "left out 15 tensors of 1 MTP block, as asked",
     ]
     assert placed("dense-tied").notes == []
+
+
+def test_a_sliding_window_is_told() -> None:
+    """llama.cpp has none here: what differs is said, unless no text is longer than the window."""
+    case = CASES["mistral"]
+    for window, notes in ((None, 0), (512, 0), (128, 1)):
+        model = models.place({**case.raw_config(), "sliding_window": window}, _held(case.arrays()))
+        assert len(model.notes) == notes
+    assert model.notes[0].startswith("sliding_window 128: llama.cpp has none")
+    case = CASES["qwen2"]
+    config = {**case.raw_config(), "sliding_window": 128}
+    assert not models.place(config, _held(case.arrays())).notes
 
 
 def test_mtp_blocks_are_counted_by_their_tensors() -> None:
@@ -168,31 +181,31 @@ def test_tied_but_stored(placed: Placed) -> None:
     assert "output.weight" in {p.name for p in model.tensors}
 
 
-@pytest.mark.parametrize(
-    ("arch", "module", "name"),
-    [
-        (MODEL_ARCH.QWEN35, "qwen3_5", "Qwen3_5TextConfig"),
-        (MODEL_ARCH.QWEN35MOE, "qwen3_5_moe", "Qwen3_5MoeTextConfig"),
-        (MODEL_ARCH.QWEN3NEXT, "qwen3_next", "Qwen3NextConfig"),
-    ],
-)
-def test_defaults_are_those_of_the_class(arch: MODEL_ARCH, module: str, name: str) -> None:
+@pytest.mark.parametrize("hf_class", models.CLASSES)
+def test_every_class_is_documented_and_tested(hf_class: str) -> None:
+    """The README names it, and a tiny checkpoint is of it."""
+    assert f"`{hf_class}`" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert hf_class in {case.hf_class for case in CASES.values()}
+
+
+@pytest.mark.parametrize("hf_class", models.CLASSES)
+def test_defaults_are_those_of_the_class(hf_class: str) -> None:
     """What we take for an absent key is what transformers takes."""
-    path = f"transformers.models.{module}.configuration_{module}"
-    theirs = getattr(importlib.import_module(path), name)().to_dict()
-    theirs |= theirs["rope_parameters"]
-    ours = qwen35.DEFAULTS[arch]
-    assert {key: theirs[key] for key in ours} == dict(ours)
+    import transformers
+
+    theirs = getattr(transformers, hf_class).config_class().get_text_config()
+    rope = theirs.rope_parameters
+    ours = models.CLASSES[hf_class][1]
+    assert {k: rope[k] if k in rope else getattr(theirs, k) for k in ours} == dict(ours)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_empty_config_means_the_defaults(name: str) -> None:
     """A config without a single size is that of the class: its keys are those of a full one."""
     case = CASES[name]
-    arch, defaults, _ = models.CLASSES[case.hf_class]
+    defaults = models.CLASSES[case.hf_class][1]
     empty, full = Config({}, defaults), Config(dict(defaults), {})
     assert common_values(empty, "x", 1) == common_values(full, "x", 1)
-    assert arch in qwen35.DEFAULTS
 
 
 def test_regular_layers_get_their_interval() -> None:
