@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self, cast
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
@@ -151,18 +151,35 @@ class Header:
     data_at: int
 
 
-def read_header(file: BinaryIO, size: int, where: str) -> Header:
+class ForeignType(int):
+    """The number of a type that gguf does not know, with the name it has elsewhere."""
+
+    name: str
+
+    def __new__(cls, number: int, name: str) -> Self:
+        """A number with a name."""
+        made = super().__new__(cls, number)
+        made.name = name
+        return made
+
+
+def read_header(
+    file: BinaryIO, size: int, where: str, *, foreign: Mapping[int, str] | None = None
+) -> Header:
     """Read the header of an open GGUF file of `size` bytes; `where` names it in errors.
+
+    foreign  numbers and names of types that gguf does not know: they come as ForeignType
 
     Counts and lengths are held against the bytes that are left before anything is allocated for
     them. Raises SourceError for a wrong magic or version, a truncated or contradictory header.
     """
-    return _Reader(file, size, where).header()
+    return _Reader(file, size, where, foreign or {}).header()
 
 
 class _Reader:
-    def __init__(self, file: BinaryIO, size: int, where: str) -> None:
+    def __init__(self, file: BinaryIO, size: int, where: str, foreign: Mapping[int, str]) -> None:
         self.file, self.size, self.where, self.at = file, size, where, 0
+        self.foreign = foreign
 
     def header(self) -> Header:
         magic = self.take(4, "the magic")
@@ -206,6 +223,9 @@ class _Reader:
                 f"{self.where}: {name}: expected at most {MAX_DIMS} dimensions, got {n_dims}"
             )
         *shape, kind, offset = struct.unpack(f"<{n_dims}QIQ", self.take(8 * n_dims + 12, name))
+        if kind in self.foreign:
+            alien = cast(GGMLQuantizationType, ForeignType(kind, self.foreign[kind]))
+            return TensorInfo(name, tuple(shape), alien, offset)
         if kind not in GGMLQuantizationType._value2member_map_:
             raise SourceError(f"{self.where}: {name}: unknown tensor type {kind}")
         return TensorInfo(name, tuple(shape), GGMLQuantizationType(kind), offset)

@@ -10,6 +10,7 @@ ik_llama.cpp src/llama-quantize.cpp.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -91,8 +92,6 @@ def _command(outline: Outline, tool: Tool, foreign: Callable[[str], bool]) -> Ex
             "with llama.cpp's search become symmetric too"
         )
     base = _base(free)
-    if base in _FLOATS and any(t.type != base for t in free):
-        notes.append("no tensor here is quantized, and a float file type ignores all rules")
     rules = [] if base in _FLOATS else [_rule(p, k, tool) for p, k in _patterns(free)]
     if ours:
         options = ["--symmetric-q40"] if symmetric else []
@@ -158,8 +157,8 @@ def _quoted(text: str) -> str:
 
 
 def _patterns(tensors: Iterable[Entry]) -> list[tuple[str, str]]:
-    """Anchored expressions that hit each tensor once, no commas, capitals or `=` in them: blocks of
-    one kind and type share one.
+    """Anchored expressions that hit each tensor once, no commas, capitals or `=` in them. Tensors
+    of one kind and type share one, with their blocks spelled out where the kind has other types.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     found: list[tuple[str, str]] = []
@@ -169,9 +168,10 @@ def _patterns(tensors: Iterable[Entry]) -> list[tuple[str, str]]:
             found.append((f"^{_escaped(t.name)}$", t.type))
         else:
             groups.setdefault((match[2], t.type), []).append(int(match[1]))
+    kinds = Counter(rest for rest, _ in groups)
     for (rest, kind), layers in groups.items():
         numbers = "|".join(map(str, sorted(layers)))
-        block = numbers if len(layers) == 1 else f"({numbers})"
+        block = numbers if len(layers) == 1 else "[0-9]+" if kinds[rest] == 1 else f"({numbers})"
         found.append((f"^blk\\.{block}\\.{_escaped(rest)}$", kind))
     return found
 

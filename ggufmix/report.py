@@ -6,10 +6,10 @@ here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 WIDE = 160
@@ -110,3 +110,85 @@ def roles(parts: Mapping[str, Mapping[str, Any]]) -> Table:
         ),
         right=("tensors", "weights", "bytes"),
     )
+
+
+def active(found: Mapping[str, Any]) -> str:
+    """A line on `outline.active`: what one token reads."""
+    parts = ", ".join(f"{name} {size(n)}" for name, n in found["types"].items())
+    if found["bytes"] is None:
+        return (
+            f"one token reads {size(found['least'])} and its experts' share of {found['experts']}: "
+            "how many are used is not known, --config config.json says it"
+        )
+    how = (
+        f" ({found['experts_used']} of {found['experts']} experts, one row of embeddings)"
+        if found["experts"]
+        else " (one row of embeddings)"
+    )
+    return f"one token reads {size(found['bytes'])}{how}: {parts}"
+
+
+def comparison(found: Mapping[str, Any]) -> Group:
+    """Two plans side by side, of `comparison.compare`."""
+    a, b = found["titles"]
+    rows = [
+        [
+            change["role"],
+            str(change["tensors"]),
+            f"{change['from']} -> {change['to']}",
+            f"{'-' if change['bytes'] < 0 else '+'}{size(abs(change['bytes']))}",
+            "; ".join(change["reasons"][:2]),
+        ]
+        for change in found["changes"]
+    ]
+    totals = [
+        ["bytes of data", *(f"{n:,} ({size(n)})" for n in found["bytes"])],
+        ["bits per weight", *(f"{n:.3f}" for n in found["bits_per_weight"])],
+        ["one token reads", *("unknown" if n is None else size(n) for n in found["active_bytes"])],
+    ]
+    return Group(
+        table(("role", "tensors", "types", "bytes", f"reason in {b}"), rows, right=("tensors",)),
+        "",
+        table(("", a, b), totals),
+    )
+
+
+def findings(severities: Sequence[str], where: str) -> str:
+    """A closing line on what lint found."""
+    if not severities:
+        return f"{where}: nothing found"
+    kinds = ("error", "warning", "note")
+    counts = [(severities.count(kind), kind) for kind in kinds]
+    return f"{where}: " + ", ".join(f"{n} {kind}{'s' * (n != 1)}" for n, kind in counts if n)
+
+
+def caches(found: Mapping[str, Any]) -> Table:
+    """Cache types of `advice.advise` with their bytes and the total."""
+    return table(
+        ("cache", "bytes", "with weights and state", "flash attention on CPU in"),
+        (
+            [kind, size(c["bytes"]), size(found["total"][kind]), _both(c["cpu"])]
+            for kind, c in found["cache"].items()
+        ),
+        right=("bytes", "with weights and state"),
+    )
+
+
+def _both(cpu: str) -> str:
+    return {"both": "llama.cpp and ik_llama.cpp", "ik": "ik_llama.cpp"}.get(cpu, cpu)
+
+
+def fits(found: Mapping[str, Any]) -> Iterator[str]:
+    """Lines on where a file fits, of `advice.advise`."""
+    needed, memory, gtt = found["needed_bytes"], found["memory_bytes"], found["gtt_bytes"]
+    yield f"with a q8_0 cache it needs {size(needed)}"
+    if memory is not None:
+        yield f"memory of {size(memory)}: {'fits' if found['in_memory']['q8_0'] else 'too small'}"
+        if gtt is None:
+            yield (
+                f"on an APU, with the usual GTT of half of that ({size(memory // 2)}): "
+                f"{'fits' if found['in_gtt']['q8_0'] else 'too small'}; --gtt takes the real limit"
+            )
+    if gtt is not None:
+        yield f"GTT of {size(gtt)}: {'fits' if found['in_gtt']['q8_0'] else 'too small'}"
+    yield found["raise_gtt"]

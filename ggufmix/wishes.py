@@ -15,6 +15,7 @@ from . import dialects, rules, sources
 from .errors import UsageError
 from .outline import Use
 from .rules import Override
+from .rules.files import shipped
 from .tensor import Placed
 
 
@@ -63,7 +64,7 @@ def gather(
     imported = [(_override(line), origin) for origin, r in readings for line in r.lines]
     alike = None
     if like is not None:
-        listing = sources.read_gguf(like)
+        listing = sources.read_gguf(like, {t.id: name for name, t in shipped().types.items()})
         alike = (like.name, {name: t.stored for name, t in listing.tensors.items()})
     return Wishes(
         tuple(own), tuple(imported), alike, tuple(n for _, r in readings for n in r.notes)

@@ -39,13 +39,15 @@ MAY_IMPORT = {
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "pipeline": NOUNS | {"imatrix", "outline", "placing", "rules", "sources", "wishes", "writer"},
     "review": NOUNS
-    | {"advice", "comparison", "exports", "lint", "outline", "pipeline", "placing", "rules"}
+    | {"advice", "comparison", "exports", "lint", "models", "outline", "pipeline", "rules"}
     | {"sources"},
     "cli": {
+        "advice",
         "codecs",
         "errors",
         "imatrix",
         "inspection",
+        "lint",
         "review",
         "pipeline",
         "planning",

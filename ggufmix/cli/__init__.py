@@ -23,6 +23,8 @@ COMMANDS = (
     convert.convert,
     plan.plan,
     imatrix.imatrix,
+    running.lint,
+    running.advise,
     looking.inspect,
     looking.formats,
 )

@@ -74,6 +74,26 @@ def _choices(
             "--tensor-type", metavar="REGEX=TYPE", help="A type for names; first match wins."
         ),
     ] = None,
+    custom_q: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--custom-q", metavar="REGEX=TYPE,...", help="ik_llama.cpp's rules, read as it does."
+        ),
+    ] = None,
+    tensor_type_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--tensor-type-file", metavar="FILE", help="llama-quantize's rules, read as it does."
+        ),
+    ] = None,
+    thireus: Annotated[
+        list[Path] | None,
+        typer.Option("--thireus", metavar="FILE", help="Recipe file of Thireus' GGUF-Tool-Suite."),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option("--like", metavar="OTHER.gguf", help="The types of another file, by name."),
+    ] = None,
     no_mtp: Annotated[
         bool, typer.Option("--no-mtp", help="Leave multi-token-prediction blocks out.")
     ] = False,
@@ -111,6 +131,10 @@ def _choices(
         target=target,
         set_roles=tuple(set_roles or ()),
         tensor_types=tuple(tensor_types or ()),
+        custom_q=tuple(custom_q or ()),
+        tensor_type_files=tuple(tensor_type_file or ()),
+        thireus=tuple(thireus or ()),
+        like=like,
         mtp=not no_mtp,
         tokenizer_pre=tokenizer_pre,
         model_name=model_name,

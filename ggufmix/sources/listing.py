@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -103,15 +104,17 @@ def read_listing(path: Path) -> Listing:
     return Listing(path.name, "gguf" if is_gguf else "hf", tensors)
 
 
-def read_gguf(path: Path) -> Listing:
-    """The tensors of a GGUF file's header. Raises as `container.read_header`; UsageError for a path
-    that is not there.
+def read_gguf(path: Path, foreign: Mapping[int, str] | None = None) -> Listing:
+    """The tensors of a GGUF file's header.
+
+    foreign  numbers and names of types that gguf does not know
+    Raises as `container.read_header`; UsageError for a path that is not there.
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file")
     size = path.stat().st_size
     with path.open("rb") as file:
-        header = read_header(file, size, path.name)
+        header = read_header(file, size, path.name, foreign=foreign)
     return Listing(path.name, "gguf", _tensors(header), header.values, size)
 
 
