@@ -87,10 +87,9 @@ class Attention:
             block.place("self_attn.k_norm.weight", self.head)
 
     def _steps(self, part: str, heads: int) -> tuple[Step, ...]:
-        return (partial(_taken, index=in_pairs(heads, self.head)),) if self._turns(part) else ()
-
-    def _turns(self, part: str) -> bool:
-        return self.pairs and part in "qk"
+        if not self.pairs or part == "v":
+            return ()
+        return (partial(_taken, index=in_pairs(heads, self.head), unit=self.head),)
 
 
 @lru_cache(maxsize=4)
@@ -102,8 +101,10 @@ def in_pairs(heads: int, head: int) -> NDArray[np.int64]:
     return np.arange(heads * head).reshape(heads, 2, head // 2).swapaxes(1, 2).ravel()
 
 
-def _taken(tensor: Tensor, index: NDArray[np.int64]) -> Tensor:
-    return take_rows(tensor, index) if len(tensor.shape) > 1 else take_columns(tensor, index)
+def _taken(tensor: Tensor, index: NDArray[np.int64], unit: int) -> Tensor:
+    if len(tensor.shape) == 1:
+        return take_columns(tensor, index)
+    return take_rows(tensor, index, unit=unit)
 
 
 def place_decoder(
