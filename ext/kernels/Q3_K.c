@@ -12,6 +12,7 @@
  * Quirks: if all scales are 0 every s is stored as 0; 16 values below 1e-15 in another superblock have codes 0, not 4.
  */
 #include "groups.h"
+#include "scaled.h"
 #include "search_q3.h"
 #include "squares.h"
 
@@ -126,14 +127,15 @@ void FN(Q3_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_ro
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 256, b++) {
         float d = scale_of_f16(b->d);
+        int8_t q[256];
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; k++) {
+            const uint8_t *low = b->low + k / 4 * 32;
+            for (int j = 0; j < 32; j++) q[32 * k + j] = (int8_t)(((low[j] >> (k % 4 * 2) & 3) | (b->high[j] >> k & 1) << 2) - 4);
+        }
         for (int g = 0; g < 16; g++) {
             int s = (b->s[g % 8] >> (g / 8 * 4) & 15) | (b->s[8 + g % 4] >> (g / 4 * 2) & 3) << 4;
-            float step = d * (float)(s - 32);
-            const uint8_t *low = b->low + g / 8 * 32 + g % 2 * 16, *high = b->high + g % 2 * 16;
-            for (int i = 0; i < 16; i++) {
-                int q = (low[i] >> (g / 2 % 4 * 2) & 3) | (high[i] >> (g / 2) & 1) << 2;
-                x[16 * g + i] = step * (float)(q - 4);
-            }
+            scaled(q + 16 * g, d * (float)(s - 32), x + 16 * g);
         }
     }
 }

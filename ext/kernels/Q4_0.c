@@ -4,6 +4,7 @@
  * Block of 32 values: f16 d; u8 q[16], value j in the low nibble of byte j, value j + 16 in its high nibble.
  * Source: ggml-quants.c, quantize_row_q4_0_ref and quantize_row_q4_0_impl.
  */
+#include "scaled.h"
 #include "symmetric.h"
 
 typedef struct {
@@ -29,9 +30,9 @@ void FN(Q4_0_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_ro
     const block *b = (const block *)y;
     for (const float *end = x + n_per_row * n_rows; x < end; x += 32, b++) {
         float d = scale_of_f16(b->d);
-        for (int j = 0; j < 16; j++) {
-            x[j] = (float)((b->q[j] & 15) - 8) * d;
-            x[j + 16] = (float)((b->q[j] >> 4) - 8) * d;
-        }
+        int8_t q[32];
+        centred_nibbles(b->q, q);
+        scaled(q, d, x);
+        scaled(q + 16, d, x + 16);
     }
 }

@@ -11,6 +11,7 @@
  * Quirks: if no scale reaches 1e-15 all bytes are zero; 16 values below 1e-15 in another superblock have codes 0, not 32.
  */
 #include "groups.h"
+#include "scaled.h"
 
 typedef struct {
     uint8_t low[128], high[64];
@@ -82,9 +83,6 @@ void FN(Q6_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_ro
                 p[64] = (int8_t)((a >> 4 | (high >> 4 & 3) << 4) - 32);
                 p[96] = (int8_t)((c >> 4 | high >> 6 << 4) - 32);
             }
-        for (int g = 0; g < 16; g++) {
-            float step = d * (float)b->s[g];
-            for (int i = 16 * g; i < 16 * g + 16; i++) x[i] = step * (float)q[i];
-        }
+        for (int g = 0; g < 16; g++) scaled(q + 16 * g, d * (float)b->s[g], x + 16 * g);
     }
 }
