@@ -39,5 +39,7 @@ def show(
         print(f"known from: {made.source}")
     print("\nThe first line that fits a tensor decides, behind what rules hold or protect:\n")
     out.print(report.table(("type", "tensors", "why"), map(list, rules.described(made))))
+    if made.ik:
+        print(f"\nUnder --mirror ik, {len(made.ik)} lines of its own decide: [[ik]] below.")
     for where, text in rules.texts_of(name):
         print(f"\n# {where}\n{text.rstrip()}")

@@ -146,8 +146,8 @@ class _Mixture:
         )
         self.entries = [
             _Applied.of(entry, tied)
-            for entry in recipe.tensor
-            if _met(entry.condition, facts, choices.mirror)
+            for entry in (recipe.ik if choices.mirror == "ik" and recipe.ik else recipe.tensor)
+            if _met(entry.condition, facts, tied)
         ]
         self.default = Decision(type_named(recipe.default), f"recipe {recipe.name}")
 
@@ -166,6 +166,7 @@ class _Applied:
 
     entry: RecipeEntry
     roles: frozenset[str]
+    among: frozenset[str]
     layers: frozenset[int]
     test: Callable[[int, int], bool] | None
 
@@ -174,6 +175,7 @@ class _Applied:
         return cls(
             entry,
             roles.members(entry.roles, tied=tied),
+            roles.members(entry.among, tied=tied),
             layer_set(entry.layers),
             where_test(entry.where) if entry.where is not None else None,
         )
@@ -188,17 +190,18 @@ class _Applied:
             return False
         if self.test is None:
             return True
-        return self.test(*positions.find(tensor.name, self.roles, entry.counted))
+        return self.test(*positions.find(tensor.name, self.roles, entry.counted, self.among))
 
 
-def _met(condition: Condition, facts: Facts, mirror: MirrorName | None) -> bool:
+def _met(condition: Condition, facts: Facts, tied: bool) -> bool:
     return (
         (condition.architecture is None or facts.architecture in condition.architecture)
         and condition.experts in (None, facts.experts)
+        and (condition.experts_at_least is None or facts.experts >= condition.experts_at_least)
         and (condition.gqa_at_least is None or facts.gqa >= condition.gqa_at_least)
         and condition.imatrix in (None, facts.imatrix)
-        and condition.mirror in (None, mirror)
         and condition.size in (None, facts.size)
+        and condition.tied in (None, tied)
     )
 
 

@@ -65,10 +65,11 @@ class Condition(_Strict, frozen=True):
 
     architecture: tuple[str, ...] | None = None
     experts: int | None = None
+    experts_at_least: int | None = None
     gqa_at_least: int | None = None
     imatrix: bool | None = None
-    mirror: MirrorName | None = None
     size: Literal["70B"] | None = None
+    tied: bool | None = None
 
 
 class RecipeEntry(_Strict, frozen=True, rename={"condition": "if"}):
@@ -81,6 +82,7 @@ class RecipeEntry(_Strict, frozen=True, rename={"condition": "if"}):
     layers: tuple[str, ...] = ()
     where: str | None = None
     counted: Counted = "kind"
+    among: tuple[str, ...] = ()
     condition: Condition = Condition()
 
 
@@ -98,6 +100,7 @@ class Recipe(_Strict, frozen=True):
     file_type: str = ""
     default: str = ""
     tensor: tuple[RecipeEntry, ...] = ()
+    ik: tuple[RecipeEntry, ...] = ()
 
 
 class Group(_Strict, frozen=True):

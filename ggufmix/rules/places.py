@@ -63,7 +63,7 @@ class Positions:
     tensors: Sequence[Placed]
     facts: Facts
     skipped: frozenset[str]
-    _found: dict[tuple[frozenset[str], Counted], dict[str, tuple[int, int]]]
+    _found: dict[tuple[frozenset[str], Counted, frozenset[str]], dict[str, tuple[int, int]]]
 
     @classmethod
     def of(
@@ -72,16 +72,21 @@ class Positions:
         """For these tensors."""
         return cls(tensors, facts, skipped, {})
 
-    def find(self, name: str, roles: frozenset[str], counted: Counted) -> tuple[int, int]:
-        """(i, n): the tensor is the i-th of n."""
-        key = (roles, counted)
+    def find(
+        self, name: str, roles: frozenset[str], counted: Counted, among: frozenset[str]
+    ) -> tuple[int, int]:
+        """(i, n): the tensor is the i-th of n; n counts the roles `among`, where there are any."""
+        key = (roles, counted, among)
         if key not in self._found:
-            self._found[key] = self._count(roles, counted)
+            self._found[key] = self._count(*key)
         return self._found[key][name]
 
-    def _count(self, roles: frozenset[str], counted: Counted) -> dict[str, tuple[int, int]]:
+    def _count(
+        self, roles: frozenset[str], counted: Counted, among: frozenset[str]
+    ) -> dict[str, tuple[int, int]]:
         kind = [p for p in self.tensors if p.role in roles]
-        n = len(kind) if counted == "kind" else self.facts.blocks
+        n = sum(p.role in (among or roles) for p in self.tensors)
+        n = n if counted == "kind" else self.facts.blocks
         places = {}
         i = 0
         for p in kind:

@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import RuleError, UsageError
 from . import roles
-from .files import Recipe, folder, nearest, read, shipped
+from .files import Recipe, RecipeEntry, folder, nearest, read, shipped
 from .places import layer_set, where_test
 from .types import type_named
 
@@ -63,32 +63,39 @@ def checked(made: Recipe, where: str) -> Recipe:
     """The recipe itself, once its types, roles, places and file type are known to exist. Raises
     RuleError.
     """
-    for what, kind in (
-        ("default", made.default),
-        *((f"tensor[{i}].type", entry.type) for i, entry in enumerate(made.tensor)),
-    ):
-        try:
-            type_named(kind)
-        except UsageError as error:
-            raise RuleError(f"{where}: {what}: {error}", hint=error.hint) from error
+    _check_type(made.default, f"{where}: default")
     if made.file_type not in gguf.LlamaFileType.__members__:
         raise RuleError(
             f"{where}: file_type: expected a name of gguf.LlamaFileType, got {made.file_type!r}",
             hint=nearest(made.file_type, gguf.LlamaFileType.__members__),
         )
-    for i, entry in enumerate(made.tensor):
-        roles.check(entry.roles, f"{where}: tensor[{i}].roles", grouped=True)
-        if entry.where is not None and not entry.roles:
-            raise RuleError(f"{where}: tensor[{i}].where: expected roles to count, got none")
-        for field, test in (
-            ("layers", lambda e=entry: layer_set(e.layers)),
-            ("where", lambda e=entry: e.where is None or where_test(e.where)),
-        ):
-            try:
-                test()
-            except ValueError as error:
-                raise RuleError(f"{where}: tensor[{i}].{field}: {error}") from None
+    for table, entries in (("tensor", made.tensor), ("ik", made.ik)):
+        for i, entry in enumerate(entries):
+            _check_entry(entry, f"{where}: {table}[{i}]")
     return made
+
+
+def _check_type(kind: str, where: str) -> None:
+    try:
+        type_named(kind)
+    except UsageError as error:
+        raise RuleError(f"{where}: {error}", hint=error.hint) from error
+
+
+def _check_entry(entry: RecipeEntry, where: str) -> None:
+    _check_type(entry.type, f"{where}.type")
+    roles.check(entry.roles, f"{where}.roles", grouped=True)
+    roles.check(entry.among, f"{where}.among", grouped=True)
+    if entry.where is not None and not entry.roles:
+        raise RuleError(f"{where}.where: expected roles to count, got none")
+    field = "layers"
+    try:
+        layer_set(entry.layers)
+        field = "where"
+        if entry.where is not None:
+            where_test(entry.where)
+    except ValueError as error:
+        raise RuleError(f"{where}.{field}: {error}") from None
 
 
 def tag(made: Recipe) -> str:
@@ -108,6 +115,7 @@ def _joined(made: Recipe, where: str) -> Recipe:
                 file_type=made.file_type or under.file_type,
                 default=made.default or under.default,
                 tensor=(*made.tensor, *under.tensor),
+                ik=made.ik or ((*made.tensor, *under.ik) if under.ik else ()),
             )
     known = [r.name for r in shipped().recipes.values()]
     raise RuleError(

@@ -44,9 +44,11 @@ def _conditions(condition: Condition) -> Iterator[str]:
         yield f"if it is a {condition.size}"
     if condition.experts is not None:
         yield f"if it has {condition.experts} experts"
+    if condition.experts_at_least is not None:
+        yield f"if it has {condition.experts_at_least} or more experts"
     if condition.gqa_at_least is not None:
         yield f"if {condition.gqa_at_least} or more heads share keys and values"
     if condition.imatrix is not None:
         yield f"{'with' if condition.imatrix else 'without'} an importance matrix"
-    if condition.mirror is not None:
-        yield f"under --mirror {condition.mirror}"
+    if condition.tied is not None:
+        yield f"if embeddings {'serve' if condition.tied else 'do not serve'} as head"

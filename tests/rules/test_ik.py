@@ -5,6 +5,8 @@ of tensors, and the bytes of a row.
 # SPDX-License-Identifier: MIT
 
 import re
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from listings import GOLDEN, facts_of, listing
@@ -17,8 +19,24 @@ LINES = [
     for line in (GOLDEN / "plans" / "ik.tsv").read_text().splitlines()
     if not line.startswith("#")
 ]
-WRITTEN = [line for line in LINES if line[0] != "row"]
+WRITTEN = [line for line in LINES if line[0] not in ("row", "mix")]
 ROWS = [line[1:] for line in LINES if line[0] == "row"]
+MIXED = [line[1:] for line in LINES if line[0] == "mix"]
+RECIPES = {
+    "Q2_K": "q2_k",
+    "Q3_K": "q3_k_m",
+    "Q4_0": "q4_0",
+    "Q4_1": "q4_1",
+    "Q4_K": "q4_k_m",
+    "Q5_0": "q5_0",
+    "Q5_1": "q5_1",
+    "Q5_K": "q5_k_m",
+    "Q6_K": "q6_k",
+    "Q8_0": "q8_0",
+    "IQ4_NL": "iq4_nl",
+    "IQ4_XS": "iq4_xs",
+}
+"""The mixture behind a type that was asked for by its short name."""
 
 MAKERS_OWN = {
     ("Q8_0", "blk.*.ffn_down_exps.weight"): "Q4_0",
@@ -61,3 +79,30 @@ def test_a_row_has_the_bytes_of_the_maps(kind: str, cols: str, size: str) -> Non
     """Blocks of a row take what the published maps count; they leave the row's own header out."""
     kind_of = rules.type_named(kind).format
     assert kind_of.row_bytes(int(cols)) - kind_of.row_header == int(size)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "got"),
+    [line for line in MIXED if line[1] in RECIPES],
+    ids=[line[1] for line in MIXED if line[1] in RECIPES],
+)
+def test_each_class_as_ik_mixes_it(model: str, asked: str, got: str) -> None:
+    """ik_llama.cpp's own mixtures: how many tensors of each class of Qwen3.6-35B-A3B have which
+    type. The files were made with an importance matrix and tensor by tensor, so that the embeddings
+    were taken for the head.
+    """
+    expected: Counter[tuple[str, str]] = Counter()
+    for pair in got.split():
+        name, _, kind = pair.partition("=")
+        expected[name, kind.partition("*")[0]] += int(kind.partition("*")[2])
+    tensors = [p for p in listing(model) if p.tensor.listed != "F32"]
+    facts = replace(facts_of(model), imatrix=True)
+    choices = Choices(rules.recipe(RECIPES[asked]), mirror="ik")
+    alone = [p for p in tensors if p.role != "OUTPUT"]
+    made = {
+        p.name: d.encoder.name
+        for some in (tensors, alone)
+        for p, d in zip(some, decide(some, facts, choices), strict=True)
+    }
+    counted = Counter((re.sub(r"blk\.\d+\.", "blk.*.", name), kind) for name, kind in made.items())
+    assert counted == expected

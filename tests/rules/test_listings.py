@@ -88,7 +88,7 @@ def test_no_two_rules_for_one_tensor(model: str) -> None:
 @pytest.mark.parametrize("name", sorted(rules.recipes()))
 def test_no_entry_of_a_recipe_is_idle(name: str) -> None:
     """Every entry of a recipe speaks for a tensor of some model, its conditions taken as met."""
-    entries = rules.recipe(name).tensor
+    entries = (*rules.recipe(name).tensor, *rules.recipe(name).ik)
     idle = set(range(len(entries)))
     for model in ARCHITECTURES:
         if not idle:
@@ -131,7 +131,7 @@ def test_every_entry_says_why_and_from_where() -> None:
     for made in rules.recipes().values():
         assert len(made.why) > 20
         assert len(made.source) > 10
-        assert all(entry.why for entry in made.tensor)
+        assert all(entry.why for entry in (*made.tensor, *made.ik))
     for policy in shipped().fallbacks.values():
         assert policy.why
         assert policy.source

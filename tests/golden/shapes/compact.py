@@ -41,6 +41,7 @@ FTYPES = [
     "F16",
     "BF16",
 ]
+MIXED = "Qwen3.6-35B-A3B"
 MIT = "llama.cpp, Copyright (c) 2023-2026 The ggml authors, MIT license"
 
 
@@ -99,7 +100,8 @@ def snapshots(source: Path) -> None:
 
 def results(source: Path) -> None:
     """What ik_llama.cpp wrote: `model, type asked for, what most classes got, class=type ...` and,
-    by type and row length, the bytes of a row as the maps count them.
+    by type and row length, the bytes of a row as the maps count them. Of one model that was made
+    with that tool's own mixtures: `mix, model, type asked for, class=type*tensors ...`.
     """
     lines = [line.split("\t") for line in source.read_text().splitlines() if line[0] != "#"][1:]
     notes = [line for line in source.read_text().splitlines() if line.startswith("#")]
@@ -116,6 +118,11 @@ def results(source: Path) -> None:
         odd = [f"{name}={result}" for name, result in got.items() if result != most]
         out.append("\t".join((model, kind, most, str(len(got)), " ".join(odd))))
     out += [f"row\t{kind}\t{cols}\t{size}" for (kind, cols), size in sorted(sizes.items())]
+    mixed: dict[str, list[str]] = {}
+    for model, kind, name, _, result, n, *_ in lines:
+        if model == MIXED:
+            mixed.setdefault(kind.upper(), []).append(f"{name}={result.upper()}*{n}")
+    out += [f"mix\t{MIXED}\t{kind}\t{' '.join(got)}" for kind, got in mixed.items()]
     (PLANS.parent / "ik.tsv").write_text("\n".join(out) + "\n")
 
 
