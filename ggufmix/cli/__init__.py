@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, imatrix, looking, plan, recipes
+from . import convert, imatrix, looking, plan, recipes, running
 
 app = typer.Typer(
     no_args_is_help=True,
