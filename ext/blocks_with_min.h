@@ -28,17 +28,33 @@ static inline void with_min_pack(int nmax, float d, float m, const uint8_t codes
     for (int i = 0; i < 16; i++) y[i] = (uint8_t)((codes[i] & 15) | (codes[i + 16] & 15) << 4);
 }
 
-static inline void with_min_plain(int nmax, const float *x, uint8_t *y) {
-    float min = x[0], max = x[0];
-    uint8_t codes[32];
-    for (int i = 1; i < 32; i++) {
-        if (x[i] < min) min = x[i];
-        if (x[i] > max) max = x[i];
+/* The least and the largest of 32 values; of equals, which only zeros can show, the first. Eight at a time, to vectorise. */
+static inline void with_min_extremes(const float *x, float *min, float *max) {
+    float low[8], high[8];
+    for (int k = 0; k < 8; k++) low[k] = high[k] = x[k];
+    for (int i = 8; i < 32; i += 8) {
+        for (int k = 0; k < 8; k++) low[k] = x[i + k] < low[k] ? x[i + k] : low[k];
+        for (int k = 0; k < 8; k++) high[k] = x[i + k] > high[k] ? x[i + k] : high[k];
     }
+    for (int half = 4; half; half /= 2) {
+        for (int k = 0; k < half; k++) low[k] = low[k + half] < low[k] ? low[k + half] : low[k];
+        for (int k = 0; k < half; k++) high[k] = high[k + half] > high[k] ? high[k + half] : high[k];
+    }
+    *min = low[0], *max = high[0];
+    if (*min != 0) return;
+    for (int i = 31; i >= 0; i--) *min = x[i] == 0 ? x[i] : *min;
+    if (*max == 0) *max = *min;
+}
+
+static inline void with_min_plain(int nmax, const float *x, uint8_t *y) {
+    float min, max;
+    uint8_t codes[32];
+    with_min_extremes(x, &min, &max);
     const float d = (max - min) / nmax, id = inverse(d);
     for (int i = 0; i < 32; i++) {
         float v = (x[i] - min) * id + 0.5f;
-        codes[i] = (uint8_t)(v < 64.0f ? (int)v : 0); /* not a number where max - min is infinite */
+        v = v < 64.0f ? v : 0.0f; /* not a number where max - min is infinite */
+        codes[i] = (uint8_t)(int)v;
     }
     with_min_pack(nmax, d, min, codes, y);
 }
@@ -164,8 +180,15 @@ static inline void with_min_decode(int nmax, const uint8_t *y, float *x, int64_t
         if (nmax > 15) memcpy(&fifth, y + 4, 4);
         const uint8_t *qs = y + (nmax > 15 ? 8 : 4);
         const float d = f32_from_f16(halves[0]), m = f32_from_f16(halves[1]);
+#if LANES > 1
+        for (int i = 0; i < 32; i += LANES) {
+            vi low = i_of_bytes(qs + i % 16) >> (i < 16 ? 0 : 4) & 15, high = i_set((int32_t)(fifth >> i)) >> i_count() << 4 & 16;
+            v_store(x + i, v_of(nmax > 15 ? low | high : low) * d + m);
+        }
+#else
         for (int i = 0; i < 16; i++) x[i] = (float)(int)((qs[i] & 15u) | (fifth >> i & 1) << 4) * d + m;
         for (int i = 0; i < 16; i++) x[i + 16] = (float)(int)(qs[i] >> 4 | (fifth >> (i + 16) & 1) << 4) * d + m;
+#endif
     }
 }
 

@@ -16,6 +16,7 @@
  *   v_round          the same as a float, without leaving the float registers, only for -2^22 <= v < 2^22 - 1.
  *   v_rint           to the nearest integer at any size, as a float; one instruction. -0.4 gives -0, which v_round makes 0.
  *   v_f16, v_of_f16  bits of binary16 (round to nearest even, overflow to infinity, NaN to 0x7E00) and back.
+ *   i_of_bytes       LANES bytes as integers; i_count: 0, 1, 2 ...
  *   v_load_lanes     transposes in: vector i of the result has at[k][i] in lane k. n is a multiple of 4.
  *   i_store_lanes    transposes out: 4-byte word i of lane k goes to at[k] + 4 i. Any n.
  * at[] has one address per lane; give the lanes left over in the last group the address of something harmless.
@@ -57,6 +58,7 @@ V_INLINE vm m_and(vm a, vm b) { return (vm)(a & b); }
 V_INLINE vm m_or(vm a, vm b) { return (vm)(a | b); }
 V_INLINE vm m_not(vm a) { return (vm)~a; }
 V_INLINE unsigned m_bits(vm a) { return a; }
+V_INLINE vi i_of_bytes(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)); }
 V_INLINE vf v_rint(vf a) { return (vf)_mm512_roundscale_ps(V_F(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #define V_F16_BITS(v) ((vi)_mm512_cvtepu16_epi32(_mm512_cvtps_ph(V_F(v), 0)))
 #define V_OF_F16(h) ((vf)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(V_I(h))))
@@ -75,6 +77,7 @@ V_INLINE vm m_and(vm a, vm b) { return _mm256_and_ps(a, b); }
 V_INLINE vm m_or(vm a, vm b) { return _mm256_or_ps(a, b); }
 V_INLINE vm m_not(vm a) { return _mm256_xor_ps(a, (vm)_mm256_set1_epi32(-1)); }
 V_INLINE unsigned m_bits(vm a) { return (unsigned)_mm256_movemask_ps(a); }
+V_INLINE vi i_of_bytes(const uint8_t *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
 V_INLINE vf v_rint(vf a) { return (vf)_mm256_round_ps(V_F(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #define V_F16_BITS(v) ((vi)_mm256_cvtepu16_epi32(_mm256_cvtps_ph(V_F(v), 0)))
 #define V_OF_F16(h) ((vf)_mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(V_I(h)), _mm256_extracti128_si256(V_I(h), 1))))
@@ -91,6 +94,11 @@ V_INLINE int m_all(vm a) { return m_bits(a) == (1u << LANES) - 1; }
 
 V_INLINE vf v_set(float a) { return (vf)V_OP(set1_ps)(a); }
 V_INLINE vi i_set(int32_t a) { return (vi)V_OP(set1_epi32)(a); }
+V_INLINE vi i_count(void) {
+    vi a;
+    for (int k = 0; k < LANES; k++) a[k] = k;
+    return a;
+}
 V_INLINE vf v_load(const float *p) { return (vf)V_OP(loadu_ps)(p); }
 V_INLINE void v_store(float *p, vf a) { V_OP(storeu_ps)(p, V_F(a)); }
 V_INLINE vf v_min(vf a, vf b) { return (vf)V_OP(min_ps)(V_F(a), V_F(b)); }
@@ -136,16 +144,29 @@ V_INLINE void v_load_lanes(const float *const at[LANES], int n, vf *out) {
     }
 }
 
+V_INLINE void v_parts(vf v, __m128 part[LANES / 4]) {
+#if LANES == 16
+    part[0] = _mm512_castps512_ps128(V_F(v)), part[1] = _mm512_extractf32x4_ps(V_F(v), 1);
+    part[2] = _mm512_extractf32x4_ps(V_F(v), 2), part[3] = _mm512_extractf32x4_ps(V_F(v), 3);
+#else
+    part[0] = _mm256_castps256_ps128(V_F(v)), part[1] = _mm256_extractf128_ps(V_F(v), 1);
+#endif
+}
+
 V_INLINE void i_store_lanes(uint8_t *const at[LANES], int n, const vi *words) {
     for (int i = 0; i < n; i += 4) {
         vf r[4];
         for (int j = 0; j < 4; j++) r[j] = i + j < n ? (vf)words[i + j] : v_set(0.0f);
         v_transpose4(r);
-        const int left = n - i < 4 ? 4 * (n - i) : 16;
         for (int j = 0; j < 4; j++) {
-            float row[LANES];
-            v_store(row, r[j]);
-            for (int p = 0; p < LANES / 4; p++) memcpy(at[4 * p + j] + 4 * i, row + 4 * p, left);
+            __m128 part[LANES / 4];
+            v_parts(r[j], part);
+            for (int p = 0; p < LANES / 4; p++) {
+                uint8_t *to = at[4 * p + j] + 4 * i;
+                if (n - i >= 4) _mm_storeu_ps((float *)to, part[p]);
+                else if (n - i == 1) _mm_store_ss((float *)to, part[p]);
+                else memcpy(to, &part[p], 4 * (n - i));
+            }
         }
     }
 }

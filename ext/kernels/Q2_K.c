@@ -70,7 +70,11 @@ void FN(Q2_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_ro
         for (int j = 0; j < 16; j++) {
             const uint8_t *q = from[b].qs + 32 * (j / 8) + 16 * (j % 2);
             const float scale = d * (from[b].scales[j] & 15), min = dmin * (from[b].scales[j] >> 4);
+#if LANES > 1
+            for (int i = 0; i < 16; i += LANES, x += LANES) v_store(x, scale * v_of(i_of_bytes(q + i) >> 2 * (j % 8 / 2) & 3) - min);
+#else
             for (int i = 0; i < 16; i++) *x++ = scale * (q[i] >> 2 * (j % 8 / 2) & 3) - min;
+#endif
         }
     }
 }

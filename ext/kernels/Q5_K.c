@@ -79,10 +79,17 @@ void FN(Q5_K_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_ro
         const float d = f32_from_f16(from[b].d), dmin = f32_from_f16(from[b].dmin);
         for (int j = 0; j < 8; j++) {
             const float scale = d * ls[j], min = dmin * lm[j];
+#if LANES > 1
+            for (int i = 0; i < 32; i += LANES, x += LANES) {
+                vi low = i_of_bytes(from[b].qs + 32 * (j / 2) + i) >> 4 * (j % 2) & 15, fifth = i_of_bytes(from[b].qh + i) >> j & 1;
+                v_store(x, scale * v_of(low | fifth << 4) - min);
+            }
+#else
             for (int i = 0; i < 32; i++) {
                 int low = from[b].qs[32 * (j / 2) + i] >> 4 * (j % 2) & 15, fifth = from[b].qh[i] >> j & 1;
                 *x++ = scale * (low | fifth << 4) - min;
             }
+#endif
         }
     }
 }

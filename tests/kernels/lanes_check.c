@@ -38,6 +38,8 @@ static void check(void) {
             CHECK("i_store_lanes end", back[k][n] == 0.0f);
         }
     }
+    const uint8_t bytes[16] = {255, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 128};
+    for (int k = 0; k < LANES; k++) CHECK("i_of_bytes", i_of_bytes(bytes)[k] == bytes[k] && i_count()[k] == k);
     const float odd[] = {0.0f, -0.0f, NAN, INFINITY, -INFINITY, 1.5f, 2.5f, -0.5f, 0.49999997f, 5e6f, -5e6f, 1e-42f, 65519.0f, 65520.0f, 3e-8f, -2.9802322e-8f};
     for (int a = 0; a < 16; a++)
         for (int b = 0; b < 16; b++) {
