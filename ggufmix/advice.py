@@ -156,14 +156,17 @@ def _cache(widths: list[Width], kind: str, tokens: int) -> dict[str, Any]:
     sums: dict[int, int] = {}
     for w in widths:
         sums[w.keys + w.values] = sums.get(w.keys + w.values, 0) + 1
-    terms = " + ".join(f"{n} layers x {width} values" for width, n in sums.items()) or "no layer"
+    terms = (
+        " + ".join(f"{n} layer{'s' * (n > 1)} x {width} values" for width, n in sums.items())
+        or "no layer"
+    )
     found = tokens * per_token
     return {
         "bytes": round(found),
         "per_token": per_token,
         "arithmetic": (
             f"{tokens} tokens x ({terms}) x {n_bytes}/{values} bytes = {round(found)} bytes "
-            f"= {found / 2**20:.0f} MiB"
+            f"= {found / 2**20:.4g} MiB"
         ),
         "cpu": runs,
         "whole_blocks": whole,
@@ -189,7 +192,7 @@ def _state(outline: Outline, layers: list[int]) -> tuple[int, str]:
         return 0, ""
     return found, (
         f"{len(layers)} layers, F32: ({n_conv} values of convolutions + {n_state} of memory) x 4 "
-        f"bytes = {found} bytes = {found / 2**20:.1f} MiB for each sequence, whatever the context"
+        f"bytes = {found} bytes = {found / 2**20:.4g} MiB for each sequence, whatever the context"
     )
 
 

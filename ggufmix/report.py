@@ -191,4 +191,5 @@ def fits(found: Mapping[str, Any]) -> Iterator[str]:
             )
     if gtt is not None:
         yield f"GTT of {size(gtt)}: {'fits' if found['in_gtt']['q8_0'] else 'too small'}"
-    yield found["raise_gtt"]
+    if not found.get("in_gtt", {}).get("q8_0"):
+        yield found["raise_gtt"]

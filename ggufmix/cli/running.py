@@ -101,6 +101,6 @@ def _layout(found: dict[str, Any]) -> None:
     attention, recurrent = layout["attention_layers"], layout["recurrent_layers"]
     print(
         f"{found['title']}, {found['architecture']}, {kind}"
-        f"{len(attention)} attention layers ({ranges(attention)}), "
+        f"{len(attention)} attention layer{'s' * (len(attention) != 1)} ({ranges(attention)}), "
         f"{len(recurrent)} recurrent ({ranges(recurrent)})"
     )

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,5 +138,26 @@ def test_the_command(example: Path, tmp_path: Path) -> None:
     text = subprocess.run(
         [*command, "--memory", "128GiB"], capture_output=True, text=True, check=True
     ).stdout
-    assert "hybrid: 1 attention layers (3), 3 recurrent (0-2)" in text
+    assert "hybrid: 1 attention layer (3), 3 recurrent (0-2)" in text
     assert "run with: llama-server -m x.gguf -c 4096 -fa on -ctk q8_0 -ctv q8_0" in text
+
+
+def test_llama_cpp_allocates_what_we_say(example: Path, tmp_path: Path) -> None:
+    """Its own log of an opened hybrid: cells of the cache, bytes of keys and values, the recurrent
+    state.
+    """
+    from ggufmix import runtime
+
+    ggufmix.convert(example, tmp_path / "x.gguf")
+    found = review.advise(tmp_path / "x.gguf", 4000)
+    said = len(runtime._said)
+    with runtime.Llama(tmp_path / "x.gguf", 4000):
+        log = "".join(runtime._said[said:])
+    cache = re.search(r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells, +(\d+) layers", log)
+    state = re.search(r"llama_memory_recurrent: size = +([\d.]+) MiB", log)
+    assert cache is not None
+    assert state is not None
+    assert float(cache[1]) == round(found["cache"]["f16"]["bytes"] / 2**20, 2)
+    assert int(cache[2]) == found["context_padded"] == 4096
+    assert int(cache[3]) == len(found["layout"]["attention_layers"])
+    assert float(state[1]) == round(found["recurrent_bytes"] / 2**20, 2)
