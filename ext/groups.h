@@ -9,7 +9,7 @@
 
 #include "search_qx.h"
 
-enum { SUPERBLOCKS = 32 };
+enum { SUPERBLOCKS = 64 };
 
 /* What a value x weighs: its square; its importance; its importance * sqrt(spread of its superblock + x * x). */
 enum weighing { SQUARE, IMPORTANCE, SPREAD };

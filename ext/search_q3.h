@@ -11,7 +11,7 @@
 #ifndef GGUFMIX_SEARCH_Q3_H
 #define GGUFMIX_SEARCH_Q3_H
 
-#include "search_qx.h"
+#include "groups.h"
 
 /* codes: raised by 4, or all 0 where all values count as zero. */
 static inline float search_q3(const float *x, uint8_t codes[16]) {
@@ -94,12 +94,52 @@ V_INLINE struct q3_move move_q3(const struct q3_lanes *s, int i) {
 
 V_INLINE vf scale_q3(const struct q3_lanes *s) { return v_pick(v_gt(s->b, v_set(0.0f)), s->a / s->b, v_set(0.0f)); }
 
-/* n groups of 16 neighbouring values each, n up to 512. First all are started, and looked at whether any value would move; then
- * those where one does (a fifth of them in usual weights) are gathered and go through the passes, four times LANES at once
- * as each step waits for the one before. */
+enum { Q3_MOST = 16 * SUPERBLOCKS, Q3_ABREAST = 8 };
+
+/* Up to `most` passes over the listed groups, several times LANES at once as each step waits for the one before. Those that the
+ * last of the passes still changed are listed in `again`, if that is given, to be started anew; their number is returned. */
+static __attribute__((noinline)) int passes_q3(const float *x, const int16_t *list, int n, int most, float *scale, int16_t *again) {
+    int n_again = 0;
+    for (; n > 0; list += Q3_ABREAST * LANES, n -= Q3_ABREAST * LANES) {
+        struct q3_lanes s[Q3_ABREAST];
+        unsigned changed[Q3_ABREAST], any = 1;
+        int groups = n < Q3_ABREAST * LANES ? (n + LANES - 1) / LANES : Q3_ABREAST;
+        for (int g = 0; g < groups; g++) {
+            const float *at[LANES];
+            for (int k = 0; k < LANES; k++) at[k] = x + 16 * list[LANES * g + k < n ? LANES * g + k : 0];
+            start_q3(at, &s[g]);
+        }
+        for (int pass = 0; pass < most && any; pass++) {
+            for (int g = 0; g < groups; g++) changed[g] = 0;
+            for (int i = 0; i < 16; i++)
+                for (int g = 0; g < groups; g++) {
+                    struct q3_move to = move_q3(&s[g], i);
+                    s[g].l[i] = v_pick(to.taken, to.now, s[g].l[i]);
+                    s[g].a = v_pick(to.taken, to.a, s[g].a);
+                    s[g].b = v_pick(to.taken, to.b, s[g].b);
+                    changed[g] |= m_bits(to.taken);
+                    __asm__ volatile(""); /* else gcc takes two steps of one group together, and they wait for each other */
+                }
+            any = 0;
+            for (int g = 0; g < groups; g++) any |= changed[g];
+        }
+        for (int g = 0; g < groups; g++) {
+            float found[LANES];
+            v_store(found, scale_q3(&s[g]));
+            for (int k = 0; k < LANES && LANES * g + k < n; k++)
+                if (again && changed[g] >> k & 1)
+                    again[n_again++] = list[LANES * g + k];
+                else
+                    scale[list[LANES * g + k]] = found[k];
+        }
+    }
+    return n_again;
+}
+
+/* n groups of 16 neighbouring values each. First all are started, and looked at whether any value would move. Those where one
+ * does (a fifth of them in usual weights) are gathered for two passes, which is enough for three of four, and the rest for all. */
 static inline void search_q3_lanes(int n, const float *x, float *scale) {
-    enum { ABREAST = 4 };
-    int16_t moving[512 + ABREAST * LANES];
+    int16_t moving[Q3_MOST], again[Q3_MOST];
     int n_moving = 0;
     for (int g = 0; g < n; g += LANES) {
         const float *at[LANES];
@@ -111,40 +151,13 @@ static inline void search_q3_lanes(int n, const float *x, float *scale) {
         for (int i = 1; i < 16; i++) any = m_or(any, move_q3(&s, i).taken);
         for (unsigned left = m_bits(any); left; left &= left - 1) moving[n_moving++] = (int16_t)(g + __builtin_ctz(left));
     }
-    for (int first = 0; first < n_moving; first += ABREAST * LANES) {
-        struct q3_lanes s[ABREAST];
-        for (int g = 0; g < ABREAST; g++) {
-            const float *at[LANES];
-            for (int k = 0; k < LANES; k++) {
-                int j = first + g * LANES + k;
-                at[k] = x + 16 * moving[j < n_moving ? j : first];
-            }
-            start_q3(at, &s[g]);
-        }
-        for (int pass = 0, changed = 1; pass < 5 && changed; pass++) {
-            changed = 0;
-            for (int i = 0; i < 16; i++)
-#pragma GCC unroll 4
-                for (int g = 0; g < ABREAST; g++) {
-                    struct q3_move to = move_q3(&s[g], i);
-                    s[g].l[i] = v_pick(to.taken, to.now, s[g].l[i]);
-                    s[g].a = v_pick(to.taken, to.a, s[g].a);
-                    s[g].b = v_pick(to.taken, to.b, s[g].b);
-                    changed |= (int)m_bits(to.taken);
-                }
-        }
-        for (int g = 0; g < ABREAST; g++) {
-            float found[LANES];
-            v_store(found, scale_q3(&s[g]));
-            for (int k = 0; k < LANES && first + g * LANES + k < n_moving; k++)
-                scale[moving[first + g * LANES + k]] = found[k];
-        }
-    }
+    int n_again = passes_q3(x, moving, n_moving, 2, scale, again);
+    passes_q3(x, again, n_again, 5, scale, NULL);
 }
 
 #endif
 
-/* n groups of 16 neighbouring values each, n a multiple of 16 up to 512. */
+/* n groups of 16 neighbouring values each, n a multiple of 16, up to 16 * SUPERBLOCKS. */
 static inline void search_q3_all(int n, const float *x, float *scale) {
 #if LANES > 1
     search_q3_lanes(n, x, scale);
