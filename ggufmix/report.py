@@ -60,12 +60,25 @@ def shape(dims: Sequence[int]) -> str:
 
 
 def plan_lines(tensors: Iterable[Mapping[str, Any]]) -> Table:
-    """One line a tensor of `Plan.as_dict()["tensors"]`."""
-    return table(
-        ("tensor", "shape", "type", "bytes", "reason"),
-        ([t["name"], shape(t["shape"]), _type(t), f"{t['bytes']:,}", t["reason"]] for t in tensors),
-        right=("bytes",),
-    )
+    """One line a tensor of `Plan.as_dict()["tensors"]`; what was asked for where something else is
+    written, and what that costs in bytes and in bits per weight.
+    """
+    tensors = list(tensors)
+    heads = ["tensor", "shape", "type", "bytes", "asked", "price", "reason"]
+    rows = [
+        [t["name"], shape(t["shape"]), _type(t), f"{t['bytes']:,}", *_price(t), t["reason"]]
+        for t in tensors
+    ]
+    if not any(t["asked"] for t in tensors):
+        heads = heads[:4] + heads[6:]
+        rows = [row[:4] + row[6:] for row in rows]
+    return table(heads, rows, right=("bytes", "price"))
+
+
+def _price(tensor: Mapping[str, Any]) -> tuple[str, str]:
+    if not tensor["asked"]:
+        return "", ""
+    return tensor["asked"], f"{tensor['price_bytes']:+,} ({tensor['price_bits']:+.2f} bits)"
 
 
 def _type(tensor: Mapping[str, Any]) -> str:
