@@ -1,9 +1,10 @@
 """The tokenizer of a checkpoint as the `tokenizer.*` keys of a GGUF file.
 
-Byte-level BPE vocabularies in `tokenizer.json` so far. The values are those of llama.cpp's
-converter, and so is their order; where the two differ on purpose, the function at that place says
-why. Parts: `source` reads the files, `vocab` makes tokens, types and merges, `pre` names the
-pre-tokenizer, `special` finds special ids and chat templates.
+Byte-level BPE in `tokenizer.json`, and SentencePiece in `tokenizer.model` or made into a
+`tokenizer.json`. The values are those of llama.cpp's converter, and so is their order; where the
+two differ on purpose, the function at that place says why. Parts: `source` reads the files, `vocab`
+makes tokens, types and merges, `pre` names the pre-tokenizer, `special` finds special ids and chat
+templates; `sentencepiece` and `llama` read and make a SentencePiece vocabulary.
 """
 
 # SPDX-License-Identifier: MIT
@@ -19,8 +20,8 @@ from gguf import Keys
 
 from ..container import Value, i32s, text, texts
 from ..errors import ModelError
+from . import llama, source, special, vocab
 from . import pre as pre_tokenizer
-from . import source, special, vocab
 from .table import table
 
 __all__ = ["Tokenizer", "load"]
@@ -46,21 +47,29 @@ def load(
 ) -> Tokenizer:
     """Read the tokenizer of a checkpoint.
 
-    directory  has tokenizer.json, and tokenizer_config.json and chat templates if the model has
-               them
+    directory  has tokenizer.json or tokenizer.model, and tokenizer_config.json and chat templates
+               if the model has them; of both vocabularies tokenizer.model counts unless
+               tokenizer.json is a byte-level one
     config     config.json
     rows       rows of the embedding: the vocabulary is padded to them with `[PAD{id}]`
     arch       general.architecture of the GGUF file: decides among names for one pre-tokenizer
     pre        `tokenizer.ggml.pre` as the user wants it, or None to find it out
     Raises UsageError for an unknown `pre`, TokenizerError for a vocabulary that cannot be read or
     whose pre-tokenizer is not recognised, ModelError for a vocabulary larger than the embedding.
-    Source: llama.cpp of 2026-08-04, conversion/base.py, TextModel._set_vocab_gpt2 and
-    get_vocab_base.
+    Source: llama.cpp of 2026-08-04, conversion/base.py, TextModel._set_vocab_gpt2,
+    get_vocab_base and what llama.py names.
     """
     if pre is not None:
         pre_tokenizer.check_name(pre)
     files = source.read(directory)
     warnings: list[str] = []
+    if files.sentencepiece is not None or (
+        files.tokenizer.model.byte_fallback and not files.byte_level
+    ):
+        if pre is not None:
+            warnings.append("--tokenizer-pre: a SentencePiece vocabulary has no pre-tokenizer")
+        made = llama.values(files, config, rows=rows, arch=arch, warnings=warnings)
+        return Tokenizer(made, warnings)
     merges = vocab.merges(files)
     added = vocab.added_tokens(files, rows, warnings)
     _fits(files, added, rows)

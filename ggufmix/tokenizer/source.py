@@ -6,21 +6,22 @@ here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ..errors import TokenizerError
+from . import sentencepiece
+from .sentencepiece import SentencePiece
 
 # What a checkpoint has instead of tokenizer.json, and what that is called.
 OTHERS = {
     "tiktoken.model": "a tiktoken vocabulary",
-    "tokenizer.model": "a SentencePiece vocabulary",
-    "tokenizer.model.v3": "a SentencePiece vocabulary",
+    "tokenizer.model.v3": "a SentencePiece vocabulary of another name",
     "tekken.json": "a tekken vocabulary",
-    "spiece.model": "a SentencePiece vocabulary",
+    "spiece.model": "a SentencePiece vocabulary of another name",
     "vocab.json": "a slow tokenizer's vocab.json and merges.txt",
     "vocab.txt": "a WordPiece vocabulary",
 }
@@ -64,6 +65,16 @@ class TokenizerJson(msgspec.Struct):
     decoder: dict[str, Any] | None = None
 
 
+class Frame(msgspec.Struct):
+    """tokenizer.json beside a tokenizer.model, which has the vocabulary."""
+
+    added_tokens: list[Added] = []
+    normalizer: dict[str, Any] | None = None
+    pre_tokenizer: dict[str, Any] | None = None
+    post_processor: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+
+
 class Kind(msgspec.Struct):
     """`model` of a vocabulary of any kind."""
 
@@ -80,10 +91,14 @@ class Head(msgspec.Struct):
 class Files:
     """The files that describe a tokenizer.
 
-    path       of tokenizer.json, for messages
-    raw        its bytes
-    config     tokenizer_config.json, or None if there is none
-    templates  chat templates that lie in files of their own: name -> Jinja text, "default" first
+    path           of the vocabulary, tokenizer.json or tokenizer.model, for messages
+    raw            the bytes of tokenizer.json
+    tokenizer      its content; without vocabulary if that is in tokenizer.model
+    config         tokenizer_config.json, or None if there is none
+    templates      chat templates that lie in files of their own: name -> Jinja text, "default"
+                   first
+    sentencepiece  tokenizer.model, where it and not tokenizer.json says what a text becomes
+    added          added_tokens.json
     """
 
     path: Path
@@ -91,22 +106,59 @@ class Files:
     tokenizer: TokenizerJson
     config: dict[str, Any] | None
     templates: dict[str, str]
+    sentencepiece: SentencePiece | None = None
+    added: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether tokens are written in the 256 characters that stand for bytes."""
+        decoder = self.tokenizer.decoder or {}
+        steps = decoder.get("decoders") or [decoder]
+        return any(isinstance(step, dict) and step.get("type") == "ByteLevel" for step in steps)
 
 
 def read(directory: Path) -> Files:
     """Read and parse what describes the tokenizer. Raises TokenizerError with the file and the
     reason.
     """
-    path = directory / "tokenizer.json"
-    raw = _bytes(path)
-    if raw is None:
-        raise _missing(directory)
+    path, model = directory / "tokenizer.json", directory / "tokenizer.model"
+    raw, pieces = _bytes(path), _bytes(model)
     config = _json(directory / "tokenizer_config.json")
     if config is not None and not isinstance(config, dict):
         raise TokenizerError(
             f"{directory / 'tokenizer_config.json'}: expected an object at the top"
         )
-    return Files(path, raw, _tokenizer(path, raw), config, _templates(directory))
+    templates = _templates(directory)
+    if pieces is not None:
+        frame = _frame(path, raw)
+        files = Files(model, b"", frame, config, templates)
+        if raw is None or not files.byte_level:
+            return replace(
+                files,
+                sentencepiece=sentencepiece.parse(pieces, model),
+                added=_added(directory / "added_tokens.json"),
+            )
+    if raw is None:
+        raise _missing(directory)
+    return Files(path, raw, _tokenizer(path, raw), config, templates)
+
+
+def _frame(path: Path, raw: bytes | None) -> TokenizerJson:
+    if raw is None:
+        return TokenizerJson(Model({}, []))
+    try:
+        made = msgspec.json.decode(raw, type=Frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: {error}") from None
+    return TokenizerJson(Model({}, []), **msgspec.structs.asdict(made))
+
+
+def _added(path: Path) -> dict[str, int]:
+    raw = _bytes(path)
+    try:
+        return {} if raw is None else msgspec.json.decode(raw, type=dict[str, int])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path}: {error}") from None
 
 
 def _tokenizer(path: Path, raw: bytes) -> TokenizerJson:
@@ -117,10 +169,6 @@ def _tokenizer(path: Path, raw: bytes) -> TokenizerJson:
         raise TokenizerError(f"{path}: {error}") from None
     if made.model.type not in ("BPE", None):
         raise _unsupported(path, made.model.type)
-    if made.model.byte_fallback:
-        raise TokenizerError(
-            f"{path}: SentencePiece vocabularies (byte_fallback) are not supported yet"
-        )
     return made
 
 
@@ -144,11 +192,13 @@ def _missing(directory: Path) -> TokenizerError:
     found = [name for name in OTHERS if (directory / name).is_file()]
     if found:
         return TokenizerError(
-            f"{directory}: expected tokenizer.json, found {found[0]}: "
+            f"{directory}: expected tokenizer.json or tokenizer.model, found {found[0]}: "
             f"{OTHERS[found[0]]} is not supported yet",
             hint="`save_pretrained` of a fast tokenizer of transformers writes a tokenizer.json",
         )
-    return TokenizerError(f"{directory}: expected tokenizer.json, found no tokenizer")
+    return TokenizerError(
+        f"{directory}: expected tokenizer.json or tokenizer.model, found no tokenizer"
+    )
 
 
 def _templates(directory: Path) -> dict[str, str]:

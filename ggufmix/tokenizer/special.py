@@ -46,6 +46,7 @@ def values(
     rules: Sequence[Special],
     rows: int,
     warnings: list[str],
+    tolerant: bool = False,
 ) -> dict[str, Value]:
     """The keys for special ids, add_bos and the like, and chat templates, in that order.
 
@@ -53,7 +54,9 @@ def values(
     config.json or its text_config, and the `rules` of the table. Beyond llama.cpp's converter, the
     end of text is also taken from a list of ids in config.json (its first) where nothing else says
     it: llama.cpp would assume id 11.
-    Raises TokenizerError for an id that is no row of the embedding.
+    An id that is no row of the embedding raises TokenizerError; or if `tolerant`, as for
+    SentencePiece, is left out with a warning, as llama.cpp's converter does: fine-tunes of
+    Llama 2 name a padding token that the embedding has no row for.
     """
     named, adds = _from_tokenizer(files, warnings)
     ids: dict[str, int] = {}
@@ -79,12 +82,15 @@ def values(
         if rule.add_bos is not None:
             adds["bos"] = rule.add_bos
     if "eos" not in ids:
-        warnings.append("no end-of-text token is known: llama.cpp will assume id 11")
-    for kind, at in ids.items():
+        assumed = 2 if tolerant else 11
+        warnings.append(f"no end-of-text token is known: llama.cpp will assume id {assumed}")
+    for kind, at in list(ids.items()):
         if not 0 <= at < rows:
-            raise TokenizerError(
-                f"{kind}_token_id: expected a row of the embedding (0 to {rows - 1}), got {at}"
-            )
+            told = f"{kind}_token_id: expected a row of the embedding (0 to {rows - 1}), got {at}"
+            if not tolerant:
+                raise TokenizerError(told)
+            warnings.append(f"{told}; left out")
+            del ids[kind]
     made = {_ID_KEYS[kind]: u32(at) for kind, at in ids.items() if kind in _ID_KEYS}
     made |= {_ADD_KEYS[kind]: boolean(flag) for kind, flag in adds.items() if kind in _ADD_KEYS}
     return made | _chat_templates(files, warnings)

@@ -1,4 +1,4 @@
-"""Tokens, their types, and merges of a byte-level BPE vocabulary."""
+"""Tokens, their types, and merges of a BPE vocabulary."""
 
 # SPDX-License-Identifier: MIT
 
@@ -154,10 +154,10 @@ def tokens(files: Files, added: dict[str, Entry], rows: int) -> tuple[list[str],
         made[: len(vocab)] = vocab
     else:
         _place(files, made)
-    alphabet = byte_alphabet() if _is_byte_level(files) else {}
+    alphabet = byte_alphabet() if files.byte_level else {}
     for content, entry in added.items():
         text = content if entry.normalized else _decoded(content, alphabet)
-        if entry.special or _looks_special(text):
+        if entry.special or looks_special(text):
             types[entry.id] = int(TokenType.CONTROL)
         else:
             text = text.replace(METASPACE, " ")
@@ -167,14 +167,19 @@ def tokens(files: Files, added: dict[str, Entry], rows: int) -> tuple[list[str],
         made[at] = f"[PAD{at}]"
         types[at] = int(TokenType.UNUSED)
     whole = [token for token in made if token is not None]
-    if len(set(whole)) != rows:
-        twice = next(token for token, n in Counter(whole).items() if n > 1)
-        first, second = [n for n, token in enumerate(whole) if token == twice][:2]
+    check_unique(files, whole)
+    return whole, types
+
+
+def check_unique(files: Files, tokens: list[str]) -> None:
+    """Raise TokenizerError for one text with two ids: llama.cpp ends the program at it."""
+    if len(set(tokens)) != len(tokens):
+        twice = next(token for token, n in Counter(tokens).items() if n > 1)
+        first, second = [n for n, token in enumerate(tokens) if token == twice][:2]
         raise TokenizerError(
             f"{files.path}: the token {twice!r} has the ids {first} and {second}; "
             "llama.cpp needs unique tokens"
         )
-    return whole, types
 
 
 def _declared(files: Files) -> list[tuple[Added, bool]]:
@@ -226,12 +231,6 @@ def _pair(merge: str, files: Files) -> tuple[str, str]:
     return first, second
 
 
-def _is_byte_level(files: Files) -> bool:
-    decoder = files.tokenizer.decoder or {}
-    steps = decoder.get("decoders") or [decoder]
-    return any(isinstance(step, dict) and step.get("type") == "ByteLevel" for step in steps)
-
-
 def _decoded(content: str, alphabet: dict[str, int]) -> str:
     """An added token as the byte-level decoder gives it back.
 
@@ -246,7 +245,8 @@ def _decoded(content: str, alphabet: dict[str, int]) -> str:
         return content
 
 
-def _looks_special(token: str) -> bool:
+def looks_special(token: str) -> bool:
+    """Whether llama.cpp's converter takes a token for a control token by its text."""
     return (
         token in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
         or (token.startswith("<|") and token.endswith("|>"))

@@ -108,10 +108,10 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 class Case:
     """The files of a tokenizer, the architecture and the rows of the embedding."""
 
-    tokenizer: dict[str, Any]
+    tokenizer: dict[str, Any] | None
     tokenizer_config: dict[str, Any] | None = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str | bytes] = field(default_factory=dict)
     arch: str = "qwen2"
     rows: int = 384
 
@@ -121,14 +121,15 @@ class Case:
         made = {
             "tokenizer.json": self.tokenizer,
             "config.json": {**self.config, "vocab_size": self.rows},
+            "tokenizer_config.json": self.tokenizer_config,
         }
-        if self.tokenizer_config is not None:
-            made["tokenizer_config.json"] = self.tokenizer_config
         for name, content in made.items():
+            if content is None:
+                continue
             (directory / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        for name, text in self.files.items():
+        for name, given in self.files.items():
             (directory / name).parent.mkdir(exist_ok=True)
-            (directory / name).write_text(text, encoding="utf-8")
+            (directory / name).write_bytes(given if isinstance(given, bytes) else given.encode())
         return directory
 
 

