@@ -238,6 +238,17 @@ def test_places_that_are_not(text: str) -> None:
         where_test(text)
 
 
+def test_tensors_without_a_role() -> None:
+    """A name that gguf does not know is decided by its shape, its ending, or the recipe."""
+    choices = Choices(rules.recipe("q8_0"))
+    for name, expected in (
+        ("blk.0.strange.weight", "Q8_0"),
+        ("blk.0.strange.bias", "F32"),
+        ("blk.0.indexer.k_proj.weight", "F32"),
+    ):
+        assert decide(one(64, "UNKNOWN", name), Facts("new"), choices)[0].encoder.name == expected
+
+
 def test_layer_ranges() -> None:
     """Blocks by number and range."""
     assert layer_set(["0-2", "40"]) == {0, 1, 2, 40}
