@@ -27,7 +27,8 @@ def type_named(name: str) -> Encoder:
     found = _types().get(name.upper())
     if found is None:
         raise UsageError(
-            f"expected a type, one of {', '.join(_types())}; got {name!r}",
+            f"expected a type: {', '.join(codecs.ENCODERS)}, or one that only plans know; "
+            f"got {name!r}",
             hint=nearest(name.upper(), _types()),
         )
     return found
