@@ -24,6 +24,12 @@ VERSION = 3
 ALIGNMENT = 32
 MAX_NAME_BYTES = 63  # llama.cpp keeps 64 with the zero
 MAX_DIMS = 4
+MAX_ITEMS = 1 << 24
+"""Items of one array that are read; the largest real ones are vocabularies of some 300,000."""
+MAX_STRING_BYTES = 1 << 26
+"""Bytes of one string that are read; the largest real ones are chat templates."""
+
+_DAMAGED = "the header is damaged"
 
 _SCALARS: dict[GGUFValueType, str] = {
     GGUFValueType.UINT8: "B",
@@ -209,11 +215,14 @@ class _Reader:
             raise SourceError(
                 f"{self.where}: general.alignment: expected a power of two, got {alignment!r}"
             )
-        tensors = [self.info() for _ in range(n_tensors)]
-        names = {t.name for t in tensors}
-        if len(names) != len(tensors):
-            raise SourceError(f"{self.where}: a tensor name appears twice")
-        return Header(version, values, tensors, alignment, aligned(self.at, alignment))
+        tensors: dict[str, TensorInfo] = {}
+        for _ in range(n_tensors):
+            info = self.info()
+            if tensors.setdefault(info.name, info) is not info:
+                raise SourceError(f"{self.where}: tensor {info.name[:200]!r} appears twice")
+        return Header(
+            version, values, list(tensors.values()), alignment, aligned(self.at, alignment)
+        )
 
     def info(self) -> TensorInfo:
         name = self.string("a tensor name").decode(errors="replace")
@@ -240,9 +249,11 @@ class _Reader:
             raise SourceError(f"{self.where}: {key}: arrays of arrays are not supported")
         if item is GGUFValueType.STRING:
             self.fits(n, 8, key)
+            self.sane(n, MAX_ITEMS, f"{key}: an array of {n} strings")
             return array(item, [self.string(key) for _ in range(n)])
         width = struct.calcsize("<" + _SCALARS[item])
         self.fits(n, width, key)
+        self.sane(n, MAX_ITEMS, f"{key}: an array of {n} items")
         return array(item, list(struct.unpack(f"<{n}{_SCALARS[item]}", self.take(n * width, key))))
 
     def kind(self, key: str) -> GGUFValueType:
@@ -263,7 +274,13 @@ class _Reader:
 
     def string(self, what: str) -> bytes:
         (n,) = struct.unpack("<Q", self.take(8, what))
+        if n <= self.size - self.at:
+            self.sane(n, MAX_STRING_BYTES, f"{what}: a string of {n} bytes")
         return self.take(n, what)
+
+    def sane(self, n: int, most: int, what: str) -> None:
+        if n > most:
+            raise SourceError(f"{self.where}: {what} is too long to be meant", hint=_DAMAGED)
 
     def take(self, n: int, what: str) -> bytes:
         if n > self.size - self.at:

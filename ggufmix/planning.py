@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 from .codecs import Encoder
-from .container import MAX_NAME_BYTES, TensorInfo, Value, aligned, header
+from .container import ALIGNMENT, MAX_NAME_BYTES, TensorInfo, Value, aligned, header
 from .errors import ModelError
 from .tensor import Placed
 
@@ -82,7 +82,16 @@ class Planned:
     @property
     def source_bytes(self) -> int:
         """Bytes of the rows that it is made from."""
-        return self.placed.tensor.n_values * self.placed.tensor.dtype.itemsize
+        tensor = self.placed.tensor
+        if tensor.format is not None:
+            return tensor.format.row_bytes(tensor.cols) * tensor.n_rows
+        return tensor.n_values * tensor.dtype.itemsize
+
+    @property
+    def copied(self) -> bool:
+        """Its blocks are written as the source has them."""
+        stored = self.placed.tensor.format
+        return stored is not None and stored.id == self.encoder.format.id
 
     @property
     def row_bytes(self) -> int:
@@ -112,13 +121,19 @@ class Plan:
     @cached_property
     def header(self) -> bytes:
         """The bytes in front of the tensor data."""
-        return header(self.values, (_info(t) for t in self.tensors))
+        return header(self.values, (_info(t) for t in self.tensors), self.alignment)
+
+    @property
+    def alignment(self) -> int:
+        """What offsets of tensors are multiples of, in bytes."""
+        stated = self.values.get("general.alignment")
+        return ALIGNMENT if stated is None else int(stated.data)
 
     @property
     def data_bytes(self) -> int:
         """Bytes of all tensor data, padding included."""
         last = self.tensors[-1]
-        return aligned(last.offset + last.n_bytes)
+        return aligned(last.offset + last.n_bytes, self.alignment)
 
     @property
     def total_bytes(self) -> int:
@@ -208,7 +223,9 @@ def in_order(placed: Iterable[Placed]) -> list[Placed]:
     return sorted(placed, key=lambda p: (-1 if p.layer is None else p.layer, p.name.encode()))
 
 
-def lay_out(decided: Iterable[tuple[Placed, Encoder, str, Encoder | None]]) -> tuple[Planned, ...]:
+def lay_out(
+    decided: Iterable[tuple[Placed, Encoder, str, Encoder | None]], alignment: int = ALIGNMENT
+) -> tuple[Planned, ...]:
     """Sizes and offsets for tensors in file order, each with (encoder, reason, asked).
 
     Raises ModelError for a name that llama.cpp cannot hold or that appears twice.
@@ -224,7 +241,7 @@ def lay_out(decided: Iterable[tuple[Placed, Encoder, str, Encoder | None]]) -> t
         seen.add(placed.name)
         n_bytes = encoder.format.row_bytes(placed.tensor.cols) * placed.tensor.n_rows
         planned.append(Planned(placed, encoder, reason, asked, n_bytes, offset))
-        offset = aligned(offset + n_bytes)
+        offset = aligned(offset + n_bytes, alignment)
     return tuple(planned)
 
 

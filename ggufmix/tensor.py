@@ -6,6 +6,9 @@ holds no more than the band being worked on.
 
 Rows are counted over all leading dimensions: a (experts, rows, cols) tensor has experts * rows of
 them. A 1-D tensor is one row; a scalar is one row of one value.
+
+A Tensor that is stored in blocks says in which `format`, and `blocks` hands them out unchanged.
+Transforms that move rows or whole blocks of columns hand them through; all others have values only.
 """
 
 # SPDX-License-Identifier: MIT
@@ -14,16 +17,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from .codecs import Format
 from .errors import ModelError
 
+T = TypeVar("T", bound=np.generic)
+
 Array = NDArray[np.generic]
+Blocks = NDArray[np.uint8]
 
 F32 = np.dtype(np.float32)
 F16 = np.dtype(np.float16)
@@ -40,12 +48,14 @@ class Tensor(ABC):
     shape   outermost first; the last is the row length
     dtype   of what `rows` returns: float32, float16 or bfloat16
     unit    how many rows can be given cheaply at once; bands should be multiples of it
+    format  of what `blocks` returns; None where there are only values
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     unit: int = 1
+    format: Format | None = None
 
     @property
     def cols(self) -> int:
@@ -70,6 +80,12 @@ class Tensor(ABC):
     @abstractmethod
     def rows(self, start: int, stop: int) -> Array:
         """Rows start..stop as an array (stop - start, cols) of `dtype`, owned by the caller."""
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        """Rows start..stop as stored: uint8 (stop - start, bytes of a row in `format`). `rows`
+        gives what they decode to. Not to be called where `format` is None.
+        """
+        raise AssertionError(f"{self.name} is not stored in blocks, asked for {start} to {stop}")
 
     def all(self) -> Array:
         """Every value, in `shape`. For small tensors."""
@@ -112,12 +128,24 @@ class _Held(Tensor):
         return self._values[start:stop].copy()
 
 
+def _joined(pieces: Sequence[NDArray[T]]) -> NDArray[T]:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
 def held(name: str, values: Array) -> Tensor:
     """A Tensor over values in memory (float32, float16 or bfloat16)."""
     return _Held(name, values)
 
 
 class _Reshaped(_View):
+    def __init__(self, of: Tensor, shape: tuple[int, ...]) -> None:
+        same = shape[-1:] == of.shape[-1:]
+        super().__init__(of, shape, of.unit if same else 1)
+        self.format = of.format if same else None
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        return self.of.blocks(start, stop)
+
     def rows(self, start: int, stop: int) -> Array:
         if self.cols == self.of.cols:
             return self.of.rows(start, stop)
@@ -126,29 +154,34 @@ class _Reshaped(_View):
 
 def reshape(of: Tensor, shape: Sequence[int]) -> Tensor:
     """The same values in another shape. Where the row length changes the tensor is read whole, so
-    only small ones may.
+    only small ones may, and blocks do not come through.
     """
     assert math.prod(shape) == of.n_values, (of.name, of.shape, shape)
-    return _Reshaped(of, tuple(shape), of.unit if shape[-1:] == of.shape[-1:] else 1)
+    return _Reshaped(of, tuple(shape))
 
 
 class _Stacked(_View):
     def __init__(self, parts: Sequence[Tensor]) -> None:
         super().__init__(parts[0], (len(parts), *parts[0].shape), parts[0].unit)
         self.parts = parts
+        if all(part.format == parts[0].format for part in parts):
+            self.format = parts[0].format
 
     def rows(self, start: int, stop: int) -> Array:
+        return _joined([part.rows(a, b) for part, a, b in self._spans(start, stop)])
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        return _joined([part.blocks(a, b) for part, a, b in self._spans(start, stop)])
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[Tensor, int, int]]:
         each = self.parts[0].n_rows
-        pieces = [
-            self.parts[i].rows(max(start - i * each, 0), min(stop - i * each, each))
-            for i in range(start // each, -(-stop // each))
-        ]
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        for i in range(start // each, -(-stop // each)):
+            yield self.parts[i], max(start - i * each, 0), min(stop - i * each, each)
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
     """Tensors of one shape (rows, cols) as one of shape (len(parts), rows, cols): experts side by
-    side.
+    side. Blocks come through where all parts have the same format.
     """
     for part in parts:
         if (part.shape, part.dtype) != (parts[0].shape, parts[0].dtype):
@@ -165,16 +198,22 @@ class _RowsTaken(_View):
     ) -> None:
         super().__init__(of, shape, unit)
         self.index = index
+        self.format = of.format if shape[-1:] == of.shape[-1:] else None
 
     def rows(self, start: int, stop: int) -> Array:
+        return self._taken(self.of.rows, start, stop)
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        return self._taken(self.of.blocks, start, stop)
+
+    def _taken(self, read: Callable[[int, int], NDArray[T]], start: int, stop: int) -> NDArray[T]:
         wanted = self.index[start:stop]
         breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
         if len(breaks) > len(wanted) // 8:  # reading row by row takes ten times as long
             low, high = int(wanted.min()), int(wanted.max()) + 1
             if high - low <= 2 * len(wanted):
-                return np.take(self.of.rows(low, high), wanted - low, axis=0)
-        runs = [self.of.rows(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, breaks)]
-        return runs[0] if len(runs) == 1 else np.concatenate(runs)
+                return np.take(read(low, high), wanted - low, axis=0)
+        return _joined([read(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, breaks)])
 
 
 def take_rows(
@@ -185,7 +224,7 @@ def take_rows(
     unit: int = 1,
 ) -> Tensor:
     """Rows of `of` in the order of `index`; runs of consecutive rows are read at once, and so are
-    rows that lie close together.
+    rows that lie close together. Blocks come through.
 
     index   int64, (rows of the result,), row numbers of `of`
     shape   of the result; by default (len(index), cols)
@@ -195,17 +234,60 @@ def take_rows(
     return _RowsTaken(of, index, shape, unit)
 
 
+class _Transposed(_View):
+    def __init__(self, of: Tensor) -> None:
+        *outer, rows, cols = of.shape
+        super().__init__(of, (*outer, cols, rows), unit=cols)
+
+    def rows(self, start: int, stop: int) -> Array:
+        each, deep = self.matrix_rows, self.cols
+        made = np.empty((stop - start, deep), self.dtype)
+        for i in range(start // each, -(-stop // each)):
+            low, high = max(start, i * each), min(stop, (i + 1) * each)
+            matrix = self.of.rows(i * deep, (i + 1) * deep)
+            made[low - start : high - start] = matrix[:, low - i * each : high - i * each].T
+        return made
+
+
+def transpose(of: Tensor) -> Tensor:
+    """Each matrix of `of`, (..., rows, cols), as (..., cols, rows).
+
+    A row of the result touches every row of its matrix, so the unit is a whole matrix.
+    """
+    return _Transposed(of)
+
+
 class _ColumnsTaken(_View):
     def __init__(self, of: Tensor, index: NDArray[np.int64]) -> None:
         super().__init__(of, (*of.shape[:-1], len(index)), of.unit)
         self.index = index
+        self._whole = _whole_blocks(index, of.format) if of.format is not None else None
+        self.format = of.format if self._whole is not None else None
 
     def rows(self, start: int, stop: int) -> Array:
         return np.take(self.of.rows(start, stop), self.index, axis=1)
 
+    def blocks(self, start: int, stop: int) -> Blocks:
+        assert self.format is not None
+        assert self._whole is not None
+        apart = self.of.blocks(start, stop).reshape(stop - start, -1, self.format.bytes)
+        return np.take(apart, self._whole, axis=1).reshape(stop - start, -1)
+
+
+def _whole_blocks(index: NDArray[np.int64], kind: Format) -> NDArray[np.int64] | None:
+    """Numbers of the blocks that `index` takes, or None where it cuts one or a row has a header."""
+    if kind.row_header or len(index) % kind.values:
+        return None
+    apart = index.reshape(-1, kind.values)
+    whole = apart[:, 0] // kind.values
+    same = apart == whole[:, np.newaxis] * kind.values + np.arange(kind.values)
+    return whole if same.all() else None
+
 
 def take_columns(of: Tensor, index: NDArray[np.int64]) -> Tensor:
-    """Columns of `of` in the order of `index` (int64, column numbers)."""
+    """Columns of `of` in the order of `index` (int64, column numbers). Blocks come through where
+    they are moved as a whole.
+    """
     return _ColumnsTaken(of, index)
 
 
@@ -222,5 +304,5 @@ class _Mapped(_View):
 
 
 def mapped(of: Tensor, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> Tensor:
-    """An element-wise function of the values, computed and given in float32."""
+    """An element-wise function of the values, computed and given in float32. Blocks end here."""
     return _Mapped(of, function)

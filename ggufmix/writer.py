@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from .codecs import encode_band
 from .errors import ImportanceError, NotFiniteError, OutlierError, ValueAtError, WriteError
 from .planning import Planned
@@ -202,6 +204,9 @@ def _encode(
     planned: Planned, start: int, stop: int, put: Callable[[Planned, int, memoryview], None]
 ) -> tuple[int, int]:
     tensor, importance = planned.placed.tensor, planned.importance
+    if planned.copied:
+        put(planned, start, np.ascontiguousarray(tensor.blocks(start, stop)).data.cast("B"))
+        return 0, 0
     vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
     try:
         encoded = encode_band(tensor.rows(start, stop), planned.encoder, vector)
@@ -209,7 +214,7 @@ def _encode(
         row = start + error.row
         raise type(error)(
             f"{planned.name}: row {row}, column {error.column}: {error} "
-            f"(from {tensor.name}, {DTYPE_NAMES[tensor.dtype]})",
+            f"(from {tensor.name}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
             row=row,
             column=error.column,
             hint=_HINTS[type(error)],

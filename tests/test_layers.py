@@ -14,7 +14,7 @@ LEAVES = {"errors", "tensor", "codecs", "container", "_core"}
 NOUNS = LEAVES | {"planning"}
 MAY_IMPORT = {
     "errors": set(),
-    "tensor": {"errors"},
+    "tensor": {"codecs", "errors"},
     "codecs": {"errors", "_core"},
     "container": {"errors"},
     "planning": LEAVES,

@@ -25,6 +25,7 @@ from .overrides import Edge, Override, edge, override_by_pattern, override_by_ro
 from .places import layer_set
 from .recipes import checked, recipe, recipes, tag, texts_of
 from .remarks import remarks, targets
+from .stored import carry
 from .types import is_foreign, type_named
 from .words import described, first_sentence
 
@@ -40,6 +41,7 @@ __all__ = [
     "Override",
     "Recipe",
     "RecipeEntry",
+    "carry",
     "checked",
     "decide",
     "described",

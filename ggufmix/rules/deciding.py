@@ -215,6 +215,9 @@ def _must_holds(must: Must, placed: Placed) -> bool:
 
 def _must_type(must: Must, tensor: Placed) -> Encoder:
     if must.type == SOURCE:
+        stored = tensor.tensor.format
+        if stored is not None:
+            return Encoder(stored.name, stored)
         return type_named(DTYPE_NAMES.get(tensor.tensor.dtype, "F32"))
     return type_named(must.type)
 

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,5 +111,7 @@ def facts_from_shapes(
 
 
 def _first(data: Any) -> int:
-    """A number, or the first of an array by block."""
-    return int(data if isinstance(data, int | float) else next(iter(data), 0))
+    """A number, or the first of an array by block; 0 for anything else."""
+    if isinstance(data, Sequence) and data:
+        data = data[0]
+    return int(data) if isinstance(data, int | float) and math.isfinite(data) else 0

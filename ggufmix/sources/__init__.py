@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 from .checkpoint import Checkpoint, SourceFile, open_checkpoint
+from .gguf_file import GgufFile, GgufTensor, open_gguf
 from .listing import SUFFIX as LISTING_SUFFIX
 from .listing import ListedTensor, Listing, read_gguf, read_listing
 from .safetensors import StoredTensor, UnreadTensor
@@ -10,12 +11,15 @@ from .safetensors import StoredTensor, UnreadTensor
 __all__ = [
     "LISTING_SUFFIX",
     "Checkpoint",
+    "GgufFile",
+    "GgufTensor",
     "ListedTensor",
     "Listing",
     "SourceFile",
     "StoredTensor",
     "UnreadTensor",
     "open_checkpoint",
+    "open_gguf",
     "read_gguf",
     "read_listing",
 ]

@@ -27,28 +27,30 @@ class SourceFile:
 
     name    inside the checkpoint's folder
     size    in bytes
+    head    bytes in front of its data; by default those that a safetensors file says it has
     """
 
-    def __init__(self, data: Bytes) -> None:
+    def __init__(self, data: Bytes, head: int | None = None) -> None:
         self.name = data.name
         self.size = data.size
         self._data = data
+        self._head = head
 
     @cached_property
     def fingerprint(self) -> str:
         """What tells this file from another: a SHA-256 in hexadecimal over header and samples.
 
         Hashed are, in this order: the size of the file (u64, little-endian); its first 8 + N
-        bytes, which are the length N and the header; then, of the D bytes of data that follow,
-        all if D <= 64 * 4096, else 64 samples of 4096 bytes, sample i (0..63) beginning at byte
-        i * (D - 4096) // 63 of the data. So it costs the header and 256 KiB for a file of any
-        size, and sees any change of names, shapes or lengths, but not every change of a weight.
+        bytes, which are the length N and the header (of a GGUF file: all in front of the data);
+        then, of the D bytes of data that follow, all if D <= 64 * 4096, else 64 samples of 4096
+        bytes, sample i (0..63) beginning at byte i * (D - 4096) // 63 of the data. So it costs the
+        header and 256 KiB for a file of any size, and sees any change of names, shapes or lengths,
+        but not every change of a weight.
         """
-        header = read_header(self._data)
-        start = 8 + len(header)
+        start = 8 + len(read_header(self._data)) if self._head is None else self._head
         n_data = self.size - start
         digest = hashlib.sha256(self.size.to_bytes(8, "little"))
-        digest.update(len(header).to_bytes(8, "little") + header)
+        digest.update(self._data.read(0, start))
         if n_data <= N_SAMPLES * SAMPLE_BYTES:
             digest.update(self._data.read(start, n_data))
         else:

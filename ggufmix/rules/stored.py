@@ -1,0 +1,100 @@
+"""Tensors that the source has in blocks already: copied, kept, decoded, or quantized again."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ..codecs import Encoder, Format
+from ..errors import FormatError, UsageError
+from ..tensor import Placed
+from .deciding import Decision
+
+INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+_RAISED = ("protect:", "edges ")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Decisions with what follows from blocks in the source, and what there is to say of it."""
+
+    decisions: list[Decision]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Found:
+    again: int = 0
+    decoded: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+
+
+def carry(
+    placed: Sequence[Placed], decisions: Sequence[Decision], *, again: bool = False
+) -> Carried:
+    """Say of every tensor that is stored in blocks what becomes of them.
+
+    again   blocks of one type may be decoded and quantized to another one: `--allow-requantize`
+
+    Of the same type they are copied. What would only be raised by a protection or an edge stays as
+    it is: the source has no more. F32 takes every value as it is. Integers are no weights and stay.
+    Raises UsageError for a tensor that would be quantized a second time and may not be,
+    FormatError for a type that cannot be decoded.
+    """
+    found = _Found()
+    made = [
+        decision
+        if tensor.tensor.format is None
+        else _carried(tensor, tensor.tensor.format, decision, found, again)
+        for tensor, decision in zip(placed, decisions, strict=True)
+    ]
+    notes = [
+        f"{n} tensors stay {what}, as the source has them: nothing is won by more bits"
+        for what, n in found.kept.items()
+    ]
+    if found.decoded:
+        notes.append(
+            f"{found.decoded} tensors are quantized already: F32 holds what they decode to, "
+            "their error stays"
+        )
+    if found.again:
+        notes.append(
+            f"{found.again} tensors are quantized already and are quantized again: "
+            "that adds to their error"
+        )
+    return Carried(made, tuple(notes))
+
+
+def _carried(
+    tensor: Placed, stored: Format, decision: Decision, found: _Found, again: bool
+) -> Decision:
+    wanted = decision.encoder
+    as_stored = Encoder(stored.name, stored)
+    if wanted.format.id == stored.id:
+        return replace(decision, encoder=as_stored, reason=f"{decision.reason}; copied")
+    if stored.name in INTEGERS:
+        return Decision(as_stored, "integers are no weights; copied")
+    if decision.reason.startswith(_RAISED) and wanted.format.bits > stored.bits:
+        found.kept[f"{stored} instead of {wanted}"] += 1
+        reason = f"the source has no more ({decision.reason}); copied"
+        return Decision(as_stored, reason, decision.asked or wanted)
+    if not stored.decodes:
+        raise FormatError(
+            f"{tensor.name}: {stored} in the source cannot be decoded, {wanted} was asked "
+            f"({decision.reason})",
+            hint=f"--tensor-type copies it: {tensor.name}={stored}",
+        )
+    if wanted.format.name == "F32":
+        found.decoded += 1
+        return decision
+    if not again:
+        raise UsageError(
+            f"{tensor.name}: {stored} in the source would be decoded and written as {wanted} "
+            f"({decision.reason}), which adds to its error",
+            hint="--allow-requantize does it; better is to start from the unquantized model",
+        )
+    found.again += 1
+    return decision

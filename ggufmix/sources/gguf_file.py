@@ -1,0 +1,305 @@
+"""GGUF files as a source: the key-values of one file or of all parts of a split one, and Tensors
+over its rows.
+
+Tensors of quantized types hand out their blocks as they lie, and values decoded to float32. Layout:
+see container; split files: llama.cpp's gguf-split (`-00001-of-00003.gguf`, keys `split.no`,
+`split.count`, `split.tensors.count`; the first part has the model's key-values).
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..codecs import FORMATS, Format, decode
+from ..container import Header, TensorInfo, Value, read_header
+from ..errors import SourceError, UsageError
+from ..tensor import BF16, F16, F32, Array, Blocks, Tensor
+from .checkpoint import SourceFile
+from .scales import first_bad
+from .storage import Bytes, LocalFolder, shown
+
+MAX_TENSOR_BYTES = 1 << 62
+
+_FLOATS: dict[str, np.dtype[np.generic]] = {"F32": F32, "F16": F16, "BF16": BF16, "F64": F32}
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf", re.ASCII)
+_AGAIN = "the file may be damaged or cut short: download it again"
+_PARTS = "give a file whose parts all lie beside it, as gguf-split or the hub wrote them"
+
+
+class GgufTensor(Tensor):
+    """A tensor as it lies in a GGUF file.
+
+    kind        what it is stored as; `format` is the same but for F32, F16, BF16 and F64
+    file        name of the file, for messages
+    row_bytes   bytes of one row
+    """
+
+    def __init__(self, data: Bytes, info: TensorInfo, data_at: int) -> None:
+        self.name = info.name
+        self.shape = info.shape[::-1]
+        self.kind: Format = FORMATS[info.type.name]
+        self.dtype = _FLOATS.get(self.kind.name, F32)
+        self.format = None if self.kind.name in _FLOATS else self.kind
+        self.file = data.name
+        self.row_bytes = self.kind.row_bytes(self.cols)
+        self._bytes = data
+        self._at = data_at + info.offset
+
+    def raw(self, start: int, stop: int) -> Blocks:
+        """Rows start..stop as stored, not looked at: uint8 (stop - start, row_bytes), the caller's
+        own. Raises SourceError where they cannot be read.
+        """
+        if not 0 <= start <= stop <= self.n_rows:
+            raise IndexError(f"{self.name}: rows {start}..{stop} of {self.n_rows}")
+        buffer = np.empty((stop - start) * self.row_bytes, np.uint8)
+        self._bytes.readinto(self._at + start * self.row_bytes, buffer)
+        return buffer.reshape(stop - start, self.row_bytes)
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        """Rows start..stop as stored: uint8 (stop - start, row_bytes).
+
+        Raises SourceError where they cannot be read, and with row and block for a scale that is no
+        finite number.
+        """
+        found = self.raw(start, stop)
+        bad = first_bad(found, self.kind)
+        if bad is not None:
+            row, block = bad
+            raise SourceError(
+                f"{self.file}: {shown(self.name)}: row {start + row}, block {block}: expected a "
+                f"finite scale in {self.kind}, got NaN or infinity",
+                hint="the file is damaged, or was made of a model that had diverged",
+            )
+        return found
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Rows start..stop as an array (stop - start, cols) of `dtype`, the caller's own. Raises
+        as `blocks`, and FormatError for a type that cannot be decoded.
+        """
+        if self.format is not None:
+            return decode(self.blocks(start, stop), self.format)
+        raw = self.raw(start, stop)
+        if self.kind.name != "F64":
+            return raw.view(self.dtype)
+        with np.errstate(over="ignore"):  # an infinity then, which the encoder refuses by place
+            return raw.view(np.float64).astype(np.float32)
+
+    def __repr__(self) -> str:
+        return f"GgufTensor({self.name!r}, {self.shape}, {self.kind})"
+
+
+class GgufFile:
+    """An open GGUF file, all parts of it. Close it, best by `with`.
+
+    where    name of the file, of the first part of several; for messages
+    values   key-values in their order, those of the first part
+    tensors  by name, in the order of the files and their headers; nothing of them is read yet
+    files    what it lies in
+    """
+
+    where: str
+    values: Mapping[str, Value]
+    tensors: Mapping[str, GgufTensor]
+    files: tuple[SourceFile, ...]
+
+    def __init__(self, folder: LocalFolder, name: str) -> None:
+        self._folder = folder
+        data, header = _read(folder, name)
+        count = _number(header.values, "split.count", data.name, 1)
+        parts = _parts(folder, name, count) if count > 1 else [(data, header)]
+        self.where = parts[0][0].name
+        self.values = parts[0][1].values
+        tensors: dict[str, GgufTensor] = {}
+        for part, head in parts:
+            for info in head.tensors:
+                tensor = GgufTensor(part, info, head.data_at)
+                other = tensors.setdefault(info.name, tensor)
+                if other is not tensor:
+                    raise SourceError(
+                        f"{part.name}: {shown(info.name)}: is in {other.file} too", hint=_PARTS
+                    )
+        stated = _number(self.values, "split.tensors.count", self.where, len(tensors))
+        if count > 1 and stated != len(tensors):
+            raise SourceError(
+                f"{self.where}: split.tensors.count is {stated}, the {count} parts have "
+                f"{len(tensors)} tensors",
+                hint=_PARTS,
+            )
+        self.tensors = tensors
+        self.files = tuple(SourceFile(part, min(head.data_at, part.size)) for part, head in parts)
+
+    def close(self) -> None:
+        """Close all files. Reads that are under way finish; later ones raise ValueError."""
+        self._folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
+    """Open a GGUF file; of a split one any part, the others are looked for beside it.
+
+    Reads headers, no weights. Raises UsageError where nothing is there; SourceError for a wrong
+    magic or version, a header that is truncated or contradicts itself, tensors that overlap, are
+    misaligned or end outside the file, and parts that are missing or of another file.
+    """
+    at = Path(path)
+    if not at.is_file():
+        raise UsageError(f"{shown(str(at))} is no file")
+    folder = LocalFolder(at.parent)
+    try:
+        return GgufFile(folder, at.name)
+    except BaseException:
+        folder.close()
+        raise
+
+
+def check_extents(header: Header, size: int, where: str) -> None:
+    """Check that every tensor of a header lies in a file of `size` bytes, aligned and alone.
+
+    Raises SourceError naming file and tensor. Costs no more than sorting the tensors.
+    """
+    spans = []
+    for info in header.tensors:
+        kind = FORMATS[info.type.name]
+        name = f"{where}: {shown(info.name)}"
+        if "\ufffd" in info.name or not info.name:
+            raise SourceError(f"{name}: expected a name in UTF-8", hint=_AGAIN)
+        if not all(info.shape):
+            raise SourceError(f"{name}: a shape of {list(info.shape)} holds nothing", hint=_AGAIN)
+        if math.prod(info.shape) * kind.bytes > MAX_TENSOR_BYTES:
+            raise SourceError(
+                f"{name}: a shape of {list(info.shape)} is too large to be meant", hint=_AGAIN
+            )
+        cols = info.shape[0] if info.shape else 1
+        if cols % kind.values:
+            raise SourceError(
+                f"{name}: rows of {cols} do not fill {kind}, which stores {kind.values} values "
+                "per block",
+                hint=_AGAIN,
+            )
+        if info.offset % header.alignment:
+            raise SourceError(
+                f"{name}: misaligned: offset {info.offset} is no multiple of {header.alignment}",
+                hint="llama-quantize writes such files from a source with general.alignment: "
+                "convert that source instead"
+                if header.alignment > 32 and info.offset % 32 == 0
+                else _AGAIN,
+            )
+        n_bytes = math.prod(info.shape) // kind.values * kind.bytes
+        spans.append((info.offset, info.offset + n_bytes, info.name))
+    spans.sort()
+    at, before = 0, ""
+    for start, stop, tensor in spans:
+        if start < at:
+            raise SourceError(
+                f"{where}: {shown(tensor)}: data begins at {start} and overlaps with "
+                f"{shown(before)}, which ends at {at}",
+                hint=_AGAIN,
+            )
+        if header.data_at + stop > size:
+            raise SourceError(
+                f"{where}: truncated: {shown(tensor)} ends at byte {header.data_at + stop}, "
+                f"the file has {size}",
+                hint=_AGAIN,
+            )
+        at, before = stop, tensor
+
+
+class _Stream(io.RawIOBase):
+    """Bytes as a file that is read from the start."""
+
+    def __init__(self, data: Bytes) -> None:
+        super().__init__()
+        self._data, self._at = data, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view: NDArray[np.uint8] = np.frombuffer(buffer, np.uint8)
+        n = min(len(view), self._data.size - self._at)
+        self._data.readinto(self._at, view[:n])
+        self._at += n
+        return n
+
+
+def read_checked(data: Bytes) -> Header:
+    """The header of one file, its tensors' places checked. Raises SourceError."""
+    stream = cast(BinaryIO, io.BufferedReader(_Stream(data), 1 << 20))
+    header = read_header(stream, data.size, data.name)
+    check_extents(header, data.size, data.name)
+    return header
+
+
+def _read(folder: LocalFolder, name: str) -> tuple[Bytes, Header]:
+    data = folder.open(name)
+    return data, read_checked(data)
+
+
+def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, Header]]:
+    named = _PART.fullmatch(name)
+    if named is None or int(named["total"]) != count:
+        raise SourceError(
+            f"{shown(name)}: one of {count} parts of a split file, expected a name that ends in "
+            f"-00001-of-{count:05}.gguf",
+            hint="give the parts the names they had",
+        )
+    found = []
+    for number in range(1, count + 1):
+        part = f"{named['stem']}-{number:05}-of-{count:05}.gguf"
+        if folder.path(part) is None:
+            raise SourceError(
+                f"{shown(part)}: missing, one of {count} parts of the file", hint=_PARTS
+            )
+        data, header = _read(folder, part)
+        for key, expected in (("split.count", count), ("split.no", number - 1)):
+            stated = _number(header.values, key, data.name, -1)
+            if stated != expected:
+                what = stated if stated != -1 else "none"
+                raise SourceError(
+                    f"{data.name}: expected {key} of {expected}, got {what}", hint=_PARTS
+                )
+        found.append((data, header))
+        for key in ("general.architecture", "split.tensors.count"):
+            own, first = header.values.get(key), found[0][1].values.get(key)
+            if own is not None and first is not None and own.data != first.data:
+                raise SourceError(
+                    f"{data.name}: {key} is {_short(own.data)}, in the first part "
+                    f"{_short(first.data)}",
+                    hint=_PARTS,
+                )
+    return found
+
+
+def _number(values: Mapping[str, Value], key: str, where: str, default: int) -> int:
+    stated = values.get(key)
+    if stated is None:
+        return default
+    if not isinstance(stated.data, int) or stated.data < 0:
+        raise SourceError(f"{where}: {key}: expected a number, got {_short(stated.data)}")
+    return stated.data
+
+
+def _short(data: object) -> str:
+    return shown(str(data))
