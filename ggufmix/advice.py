@@ -92,7 +92,7 @@ def advise(
         "q8_0_over_q4_0": cache["q8_0"]["bytes"] - cache["q4_0"]["bytes"],
         "fits": _fits(total, memory, gtt),
         "notes": _notes(outline, hybrid, context),
-        "run": f"llama-server -m {outline.title} -c {context} -fa on -ctk q8_0 -ctv q8_0",
+        "run": f"llama-server -m {_file(outline.title)} -c {context} -fa on -ctk q8_0 -ctv q8_0",
     }
 
 
@@ -257,6 +257,10 @@ def _notes(outline: Outline, hybrid: bool, context: int) -> list[str]:
     if isinstance(trained, int) and context > trained:
         notes.append(f"the model was trained for {trained} tokens: {context} is more than that")
     return notes
+
+
+def _file(title: str) -> str:
+    return title if title.endswith(".gguf") else "OUT.gguf"
 
 
 def _number(keys: Mapping[str, Any], key: str, layer: int) -> int:

@@ -230,7 +230,7 @@ def _check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -
     """Raise SourceError if there are no weights to read, FormatError as `_check_encoders`."""
     if not model.readable:
         raise SourceError(
-            f"{src}: plan takes it, convert cannot yet: it wants a checkpoint",
+            f"{src}: plan takes it, convert cannot yet (nor --scan): they want a checkpoint",
             hint="give the folder of the safetensors checkpoint it was made from",
         )
     _check_encoders(plan)

@@ -19,7 +19,7 @@ from .container import Value, text, u32
 from .errors import SourceError, UsageError
 from .models.config import text_config
 from .models.gguf_names import architectures_of, by_name
-from .sources import Listing
+from .sources import GgufFile, Listing
 from .tensor import Placed
 
 
@@ -64,16 +64,21 @@ def opened(
     config      config.json for a listing
     arch        general.architecture of a listing, where its names fit several
     mtp         keep blocks of multi-token prediction
-    pre         tokenizer.ggml.pre, model_name  general.name: of a checkpoint
+    pre         tokenizer.ggml.pre, model_name  general.name
     Raises the errors of ggufmix.errors.
     """
     path = Path(src)
+    if path.suffix in (sources.LISTING_SUFFIX, ".gguf") and (
+        pre is not None or model_name is not None
+    ):
+        raise UsageError(f"{src}: --tokenizer-pre and --model-name are for checkpoints")
     if path.suffix == sources.LISTING_SUFFIX:
         yield _of_listing(sources.read_listing(path), config, arch, mtp)
         return
     if config is not None or arch is not None:
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if path.suffix == ".gguf":
+        _keep_mtp(src, mtp=mtp)
         yield _of_gguf(sources.read_gguf(path))
         return
     with sources.open_checkpoint(src) as checkpoint:
@@ -105,30 +110,29 @@ def opened(
         )
 
 
-def _of_gguf(listing: Listing) -> Placement:
-    split = listing.values.get("split.count")
-    if split is not None and split.data > 1:
-        raise SourceError(
-            f"{listing.where}: one of {split.data} parts of a split file, not supported yet",
-            hint="merge it first: llama-gguf-split --merge",
+def _keep_mtp(where: str | os.PathLike[str], *, mtp: bool) -> None:
+    if not mtp:
+        raise UsageError(
+            f"{where}: --no-mtp is for checkpoints: here the blocks are numbered already"
         )
-    arch = listing.values.get("general.architecture")
-    if arch is None:
-        raise SourceError(f"{listing.where}: expected general.architecture, the header has none")
-    placed = by_name(listing.tensors)
-    notes = []
-    blocks = sum(_is_blocks(p) for p in placed)
-    if blocks:
-        notes.append(
-            f"{blocks} tensors of {listing.where} are quantized already: what is made of them adds "
-            "to their error"
-        )
-    return Placement(str(arch.data), placed, listing.values, notes=tuple(notes), readable=False)
 
 
-def _is_blocks(placed: Placed) -> bool:
-    stored = getattr(placed.tensor, "stored", "F32")
-    return stored not in ("F32", "F16", "BF16", "F64")
+_OURS = ("split.", "ggufmix.")
+"""Beginnings of keys that are not carried over: of the parts of the source, and its provenance."""
+
+
+def _of_gguf(found: GgufFile, *, pre: str | None, model_name: str | None) -> Placement:
+    arch = found.values.get("general.architecture")
+    if arch is None or not isinstance(arch.data, str):
+        raise SourceError(f"{found.where}: expected general.architecture, the header has none")
+    if not found.tensors:
+        raise SourceError(f"{found.where}: expected tensors, the header lists none")
+    values = {k: v for k, v in found.values.items() if not k.startswith(_OURS)}
+    if pre is not None:
+        values["tokenizer.ggml.pre"] = text(pre)
+    if model_name is not None:
+        values["general.name"] = text(model_name)
+    return Placement(arch.data, by_name(found.tensors), values, files=found.files)
 
 
 def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bool) -> Placement:
@@ -149,6 +153,7 @@ def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bo
             whole=False,
             readable=False,
         )
+    _keep_mtp(listing.where, mtp=mtp)
     placed = by_name(listing.tensors)
     notes = []
     likely = architectures_of({p.role for p in placed}, listing.where)

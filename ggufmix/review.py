@@ -65,7 +65,9 @@ def check(src: str | os.PathLike[str], target: lint.Target | None = None) -> lis
     """Lint a GGUF file or a saved plan for a target. Raises as `look`."""
     found = look(src)
     slow = {name: {s.type: s.why for s in known.slow} for name, known in shipped().targets.items()}
-    return lint.check(found, target, lint.Knowledge(_musts(found), _foreign, slow))
+    protects = rules.rules_for(found.architecture)[1]
+    gates = frozenset(role for p in protects if p.name == rules.GATES for role in p.roles)
+    return lint.check(found, target, lint.Knowledge(_musts(found), _foreign, slow, gates))
 
 
 def advise(

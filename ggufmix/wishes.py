@@ -56,6 +56,8 @@ def gather(
     """Read every way to ask for types. Earlier arguments come before later ones. Raises
     UsageError.
     """
+    tensor_types = list(tensor_types)
+    notes = [note for o in tensor_types for note in _capitals(o)]
     own = [(rules.override_by_role(o), "--set") for o in set_roles]
     own += [(rules.override_by_pattern(o), "--tensor-type") for o in tensor_types]
     readings = [("--custom-q", dialects.custom_q(",".join(custom_q)))] if custom_q else []
@@ -66,9 +68,16 @@ def gather(
     if like is not None:
         listing = sources.read_gguf(like, {t.id: name for name, t in shipped().types.items()})
         alike = (like.name, {name: t.stored for name, t in listing.tensors.items()})
-    return Wishes(
-        tuple(own), tuple(imported), alike, tuple(n for _, r in readings for n in r.notes)
-    )
+    notes += [n for _, r in readings for n in r.notes]
+    return Wishes(tuple(own), tuple(imported), alike, tuple(notes))
+
+
+def _capitals(text: str) -> list[str]:
+    pattern = text.rpartition("=")[0]
+    if pattern == pattern.lower():
+        return []
+    there = pattern.lower()
+    return [f"--tensor-type {text}: capitals are kept; llama-quantize would search for {there}"]
 
 
 def settle(

@@ -99,3 +99,11 @@ def test_like_a_file_that_lacks_tensors(example: Path, tmp_path: Path) -> None:
     made = ggufmix.plan(example, options=Options("bf16", like=other))
     assert types(made)["blk.3.attn_k.weight"] == "BF16"
     assert "other.gguf has no blk.3.attn_k.weight: the recipe decides" in made.notes
+
+
+def test_capitals_of_our_own_option_are_kept(example: Path) -> None:
+    """--tensor-type keeps the case of a pattern, llama-quantize does not: said where it matters."""
+    made = ggufmix.plan(example, options=Options(tensor_types=[r"blk\.\D*\d\.attn_k\.=Q6_K"]))
+    assert types(made)["blk.3.attn_k.weight"] == "Q6_K"
+    assert any(r"would search for blk\.\d*\d\.attn_k\." in note for note in made.notes)
+    assert not ggufmix.plan(example, options=Options(tensor_types=["attn_k=Q6_K"])).notes[1:]

@@ -19,6 +19,7 @@ from ggufmix.outline import Entry, Outline, Use
 from ggufmix.pipeline import Options
 
 SLOW = {"vulkan": {"BF16": "no fast path"}}
+GATES = frozenset({"SSM_ALPHA"})
 MUSTS = {"blk.0.ffn_norm.weight": "F32", "blk.0.ffn_gate_inp.weight": "F32"}
 
 
@@ -49,7 +50,7 @@ def named(name: str, **types: str) -> Outline:
 
 
 def findings(outline: Outline, target: Target | None = None) -> list[Finding]:
-    return check(outline, target, Knowledge(MUSTS, lambda kind: kind == "Q6_0", SLOW))
+    return check(outline, target, Knowledge(MUSTS, lambda kind: kind == "Q6_0", SLOW, GATES))
 
 
 LOW = named(

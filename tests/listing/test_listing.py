@@ -3,9 +3,9 @@
 # SPDX-License-Identifier: MIT
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,18 @@ def config(folder: Path, content: dict[str, Any]) -> Path:
 
 
 def test_a_trillion_weights_in_two_seconds(tmp_path: Path) -> None:
-    """The whole process plans Kimi-K2-Thinking, 1096 tensors, in less than two seconds."""
+    """The whole process plans Kimi-K2-Thinking, 1096 tensors, in less than two seconds of one core.
+
+    Time of the processor: others may be busy on the machine that tests run on.
+    """
     listing, stated = unfold("Kimi-K2-Thinking", tmp_path), config(tmp_path, KIMI)
     arguments = ("plan", listing, "--recipe", "q4_x", "--config", stated)
-    took = []
-    for _ in range(3):  # the best of three: others may be busy on this machine
-        start = time.perf_counter()
-        done = command(*arguments, "--json")
-        took.append(time.perf_counter() - start)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = command(*arguments, "--json")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert done.returncode == 0
-    assert min(took) < 2, took
+    assert took < 2
     made = json.loads(done.stdout)
     assert (len(made["tensors"]), made["architecture"]) == (1096, "deepseek2")
     assert made["weights"] == 1_026_408_232_448
@@ -233,3 +235,12 @@ def test_exclusive_ways_to_look(tmp_path: Path) -> None:
     other = command("plan", listing, "--export", "ollama")
     assert other.returncode == 2
     assert "llama-quantize, custom-q, thireus" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [Options(mtp=False), Options(tokenizer_pre="qwen2"), Options(model_name="x")]
+)
+def test_what_belongs_to_checkpoints_only(options: Options, tmp_path: Path) -> None:
+    """Nothing that is asked for is dropped silently."""
+    with pytest.raises(UsageError, match="for checkpoints"):
+        ggufmix.plan(unfold("GLM-4.5-Air", tmp_path), options=options)
