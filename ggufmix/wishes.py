@@ -25,11 +25,13 @@ class Wishes:
 
     own       typed for this model: each must decide something
     imported  (override, origin): rules that may be shared between models
+    complete  origins that mean to name every tensor, as Thireus' recipes do
     like      tensor name -> type, of the file that this one shall be like
     """
 
     own: tuple[tuple[Override, str], ...]
     imported: tuple[tuple[Override, str], ...] = ()
+    complete: frozenset[str] = frozenset()
     like: tuple[str, Mapping[str, str]] | None = None
     notes: tuple[str, ...] = ()
 
@@ -50,7 +52,7 @@ def gather(
     tensor_types: Iterable[str] = (),
     custom_q: Sequence[str] = (),
     tensor_type_files: Iterable[Path] = (),
-    thireus: Iterable[Path] = (),
+    thireus: Sequence[Path] = (),
     like: Path | None = None,
 ) -> Wishes:
     """Read every way to ask for types. Earlier arguments come before later ones. Raises
@@ -69,7 +71,8 @@ def gather(
         listing = sources.read_gguf(like, {t.id: name for name, t in shipped().types.items()})
         alike = (like.name, {name: t.stored for name, t in listing.tensors.items()})
     notes += [n for _, r in readings for n in r.notes]
-    return Wishes(tuple(own), tuple(imported), alike, tuple(notes))
+    complete = frozenset(p.name for p in thireus)
+    return Wishes(tuple(own), tuple(imported), complete, alike, tuple(notes))
 
 
 def _capitals(text: str) -> list[str]:
@@ -118,6 +121,12 @@ def settle(
             warnings.append(_why_idle(use, matched, held))
         uses.append(use)
     notes = list(wishes.notes)
+    bare = [p.name for p in placed if p.name not in held and p.name not in taken]
+    if wishes.complete and bare:
+        notes.append(
+            f"{', '.join(sorted(wishes.complete))} names {len(placed) - len(bare)} of "
+            f"{len(placed)} tensors, {bare[0]} not: the recipe decides on the rest"
+        )
     if wishes.like is not None:
         more, said = _like(wishes.like, placed, held, taken)
         kept += more

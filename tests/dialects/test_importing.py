@@ -107,3 +107,18 @@ def test_capitals_of_our_own_option_are_kept(example: Path) -> None:
     assert types(made)["blk.3.attn_k.weight"] == "Q6_K"
     assert any(r"would search for blk\.\d*\d\.attn_k\." in note for note in made.notes)
     assert not ggufmix.plan(example, options=Options(tensor_types=["attn_k=Q6_K"])).notes[1:]
+
+
+def test_an_unanchored_line_of_a_published_recipe(example: Path, tmp_path: Path) -> None:
+    r"""`output\.weight` in front takes attn_output too, in Thireus' downloader as here: said. So is
+    what a recipe, which means to name every tensor, does not.
+    """
+    recipe = tmp_path / "glm.recipe"
+    recipe.write_text("output\\.weight=q8_0\nblk\\.[0-9]\\.attn_output\\.weight=iq4_xs\n")
+    made = ggufmix.plan(example, options=Options(thireus=[recipe]))
+    assert types(made)["blk.3.attn_output.weight"] == "Q8_0"
+    [warning] = [w for w in made.warnings if "attn_output" in w]
+    assert r"decides nothing: output\.weight=q8_0 comes before it" in warning
+    assert any(
+        "glm.recipe names" in n and "the recipe decides on the rest" in n for n in made.notes
+    )
