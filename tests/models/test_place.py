@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import BF16, CASES, Case, Hybrid
+from decoders import Decoder
 from plain_gguf import write_f32
 
 from ggufmix import models
@@ -34,7 +35,7 @@ class Unread(Tensor):
         raise AssertionError(f"{self.name}: rows {start} to {stop} were read")
 
 
-def unread(case: Hybrid) -> dict[str, Tensor]:
+def unread(case: Hybrid | Decoder) -> dict[str, Tensor]:
     """The tensors of a case as headers only."""
     return {name: Unread(name, shape) for name, shape in case._shapes()}
 
@@ -65,6 +66,43 @@ def test_true_scale() -> None:
     assert shapes["blk.0.ffn_down_exps.weight"] == (256, 2048, 512)
     assert shapes["blk.0.ssm_conv1d.weight"] == (8192, 4)
     assert shapes["blk.3.attn_q.weight"] == (8192, 2048)
+
+
+@pytest.mark.parametrize(
+    ("hf_class", "config", "n_tensors", "n_values"),
+    [
+        (
+            "LlamaForCausalLM",  # Llama 3.1 8B
+            {
+                "vocab_size": 128256, "intermediate_size": 14336, "num_key_value_heads": 8,
+                "rope_theta": 5e5, "rope_scaling": {
+                    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+                },
+            },
+            292, 8_030_261_248 + 64,
+        ),
+        ("MistralForCausalLM", {}, 291, 7_241_732_096),
+        ("MixtralForCausalLM", {}, 323, 46_702_792_704),
+        (
+            "Qwen3ForCausalLM",  # Qwen3-4B-Instruct-2507
+            {
+                "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36,
+                "num_key_value_heads": 8, "tie_word_embeddings": True,
+            },
+            398, 4_022_468_096,
+        ),
+    ],
+)  # fmt: skip
+def test_true_scale_of_decoders(
+    hf_class: str, config: dict[str, Any], n_tensors: int, n_values: int
+) -> None:
+    """Published models at their true size: the tensors and weights that they are known to have."""
+    config = dict(models.CLASSES[hf_class][1]) | config
+    case = Decoder("full", hf_class, config)
+    model = models.place(case.raw_config(), unread(case))
+    assert len(model.tensors) == n_tensors
+    assert sum(p.tensor.n_values for p in model.tensors) == n_values
 
 
 def test_moved_rows_and_columns_keep_their_dtype(placed: Placed) -> None:
