@@ -49,6 +49,7 @@ class Options:
     imatrix        importance matrices, GGUF or legacy; several are merged
     on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
                    (implies scan)
+    allow_requantize   what a GGUF source has in one quantized type may be written in another one
     custom_q           ik_llama.cpp's rules, after set_roles and tensor_types
     tensor_type_files  llama-quantize's files of rules, after those
     thireus            recipe files of Thireus' suite, after those
@@ -77,6 +78,7 @@ class Options:
     like: str | os.PathLike[str] | None = None
     config: str | os.PathLike[str] | None = None
     arch: str | None = None
+    allow_requantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,8 @@ def plan(
 ) -> Plan:
     """Decide what would be written for a checkpoint, down to the byte, and write nothing.
 
-    src      directory with config.json, tokenizer.json and safetensors
+    src      directory with config.json, tokenizer.json and safetensors; or a GGUF file, of a split
+             one any part; or a .tsv listing
     recipe   name of a built-in recipe or path of a .toml file; `options`, where given, counts
              instead
     threads  for the scan, where one is asked for; all cores by default
@@ -119,7 +122,7 @@ def convert(
     progress: writer.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Result:
-    """Write a checkpoint as one GGUF file.
+    """Write a checkpoint, or a GGUF file, as one GGUF file.
 
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
     threads    that encode; all cores by default; the bytes are the same for any number
@@ -134,6 +137,7 @@ def convert(
         model,
     ):
         _check_readable(src, made, model)
+        _check_apart(src, path, model)
         if planned is not None:
             planned(made)
         part = writer.Part(path, made.header, made.tensors, made.total_bytes)
@@ -174,8 +178,13 @@ def _prepared(
 
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
             decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
+            carried = rules.carry(ordered, decisions, again=options.allow_requantize)
             laid_out = planning.lay_out(
-                (p, d.encoder, d.reason, d.asked) for p, d in zip(ordered, decisions, strict=True)
+                (
+                    (p, d.encoder, d.reason, d.asked)
+                    for p, d in zip(ordered, carried.decisions, strict=True)
+                ),
+                planning.alignment_of(values),
             )
             weighed = imatrix.assign(laid_out, importance, exact=options.mirror == "llama.cpp")
             return Plan(
@@ -186,6 +195,7 @@ def _prepared(
                 notes=(
                     *model.notes,
                     *settled.notes,
+                    *carried.notes,
                     *weighed.notes,
                     *rules.remarks(weighed.tensors, options.target),
                 ),
@@ -236,11 +246,22 @@ def _check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -
     _check_encoders(plan)
 
 
+def _check_apart(src: str | os.PathLike[str], out: Path, model: Placement) -> None:
+    """Raise UsageError if the output is a file of the source."""
+    folder = Path(src) if Path(src).is_dir() else Path(src).parent
+    for file in model.files:
+        there = folder / file.name
+        if out.exists() and there.exists() and out.samefile(there):
+            raise UsageError(
+                f"{out}: expected another file than the source", hint="give another name with -o"
+            )
+
+
 def _check_encoders(plan: Plan) -> None:
     """Raise FormatError if the plan names a type that is known but cannot be written."""
     for tensor in plan.tensors:
         kind = tensor.encoder.format
-        if not kind.encodes:
+        if not kind.encodes and not tensor.copied:
             reader = "ik_llama.cpp alone reads it" if rules.is_foreign(kind) else "no encoder yet"
             raise FormatError(
                 f"{tensor.name}: {kind} cannot be written ({reader}): {tensor.reason}",
@@ -282,6 +303,7 @@ def _provenance(
     chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
     chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
+    chosen += ["--allow-requantize"] if options.allow_requantize else []
     return {
         "ggufmix.version": text(version("ggufmix")),
         "ggufmix.recipe": text(choices.recipe.name),

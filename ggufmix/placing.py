@@ -68,18 +68,18 @@ def opened(
     Raises the errors of ggufmix.errors.
     """
     path = Path(src)
-    if path.suffix in (sources.LISTING_SUFFIX, ".gguf") and (
-        pre is not None or model_name is not None
-    ):
+    listed = path.suffix == sources.LISTING_SUFFIX
+    if listed and (pre is not None or model_name is not None):
         raise UsageError(f"{src}: --tokenizer-pre and --model-name are for checkpoints")
-    if path.suffix == sources.LISTING_SUFFIX:
+    if listed:
         yield _of_listing(sources.read_listing(path), config, arch, mtp)
         return
     if config is not None or arch is not None:
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if path.suffix == ".gguf":
         _keep_mtp(src, mtp=mtp)
-        yield _of_gguf(sources.read_gguf(path))
+        with sources.open_gguf(path) as found:
+            yield _of_gguf(found, pre=pre, model_name=model_name)
         return
     with sources.open_checkpoint(src) as checkpoint:
         model = models.place(checkpoint.config, checkpoint.tensors, mtp=mtp)

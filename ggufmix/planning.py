@@ -126,8 +126,7 @@ class Plan:
     @property
     def alignment(self) -> int:
         """What offsets of tensors are multiples of, in bytes."""
-        stated = self.values.get("general.alignment")
-        return ALIGNMENT if stated is None else int(stated.data)
+        return alignment_of(self.values)
 
     @property
     def data_bytes(self) -> int:
@@ -214,6 +213,12 @@ class Plan:
             "warnings": list(self.warnings),
             "imatrix": self.imatrix,
         }
+
+
+def alignment_of(values: Mapping[str, Value]) -> int:
+    """What key-values say that offsets of tensors are multiples of, in bytes."""
+    stated = values.get("general.alignment")
+    return ALIGNMENT if stated is None else int(stated.data)
 
 
 def in_order(placed: Iterable[Placed]) -> list[Placed]:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Source = Annotated[
     Path,
-    typer.Argument(metavar="SRC", help="Checkpoint: a directory with config.json and safetensors."),
+    typer.Argument(
+        metavar="SRC", help="Checkpoint: a directory with config.json and safetensors; or a .gguf."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", "-t", min=1, help="Threads; all cores by default.")
@@ -117,6 +119,12 @@ def _choices(
         list[Path] | None,
         typer.Option("--imatrix", metavar="FILE", help="Importance matrix; several are merged."),
     ] = None,
+    allow_requantize: Annotated[
+        bool,
+        typer.Option(
+            "--allow-requantize", help="Of a GGUF file: quantize again what is quantized already."
+        ),
+    ] = False,
 ) -> "Options":
     from ..pipeline import Options
 
@@ -141,6 +149,7 @@ def _choices(
         scan=scan,
         on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
         imatrix=tuple(imatrix or ()),
+        allow_requantize=allow_requantize,
     )
 
 

@@ -79,7 +79,7 @@ def find_file(folder: LocalFolder, name: str) -> Layout:
 def refuse_other_files(name: str) -> None:
     """Raise what there is to say of a file that is not a model's safetensors."""
     if name.endswith(".gguf"):
-        raise SourceError(f"{shown(name)}: GGUF input is not supported yet", hint=_ORIGINAL)
+        raise SourceError(f"{shown(name)}: expected safetensors, got a GGUF file", hint=_GGUF)
     if name.endswith(_PICKLES):
         message = (
             "expected safetensors, got a pickle of PyTorch, which can run code when it is read"
@@ -107,7 +107,7 @@ def refuse_bitsandbytes(config: dict[str, Any], names: Iterable[str], where: str
             raise SourceError(f"{where}: {message}, not supported", hint=_UNPACKED)
 
 
-_ORIGINAL = "give the folder of the safetensors checkpoint it was made from"
+_GGUF = "`convert` and `plan` take the path of a .gguf file"
 _UNPACKED = (
     "use the checkpoint it was made from, or load it with transformers, call `dequantize()`, "
     "and save it with `save_pretrained`"
@@ -164,7 +164,7 @@ def _complete(names: list[str]) -> list[str]:
 
 def _no_weights(where: str, names: list[str]) -> SourceError:
     if any(n.endswith(".gguf") for n in names):
-        return SourceError(f"{where}: GGUF input is not supported yet", hint=_ORIGINAL)
+        return SourceError(f"{where}: expected safetensors, got GGUF files", hint=_GGUF)
     pickles = [n for n in names if n.endswith(_PICKLES)]
     if pickles:
         message = f"expected model*.safetensors, got pickles of PyTorch: {_few(pickles)}"

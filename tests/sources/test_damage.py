@@ -77,11 +77,11 @@ def test_messages_name_no_directories(tmp_path: Path) -> None:
     assert str(tmp_path) not in said
 
 
-def test_gguf_is_not_yet_an_input(tmp_path: Path) -> None:
-    """A GGUF file, and a folder with nothing else, say that it cannot be read yet."""
+def test_gguf_is_no_checkpoint(tmp_path: Path) -> None:
+    """A GGUF file, and a folder with nothing else, are told how they can be read."""
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     for path in (tmp_path / "m.gguf", tmp_path):
-        assert "GGUF input is not supported yet" in refused(path)
+        assert "take the path of a .gguf file" in refused(path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model-00001-of-00002.bin", "x.pth"])
