@@ -35,7 +35,7 @@ FLAGS = [
 SANITIZE = [
     "-fsanitize=address,undefined,float-cast-overflow",
     "-fno-omit-frame-pointer",
-    "-g",
+    "-g1",
     "-O1",
 ]
 X86_TIERS = {

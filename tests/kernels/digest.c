@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Encodes and decodes rows made by formula with every encoder, in every tier that runs here, and prints a digest for each:
+ * the same lines on every CPU and from every compiler. Links with the files of ext/ alone.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core.h"
+
+enum { COLS = 768, ROWS = 40 };
+
+static uint32_t state = 1;
+
+static uint32_t next(void) {
+    state = state * 1664525u + 1013904223u;
+    return state >> 8;
+}
+
+/* A sum of four uniform numbers from -1..1 as bfloat16, times a power of two that changes by row; zeros, and runs of them. */
+static float value(int row, int col) {
+    int32_t sum = -2 * 255;
+    for (int i = 0; i < 4; i++) sum += (int32_t)(next() & 255);
+    if (row % 5 == 1 && next() % 3 == 0) sum = 0;
+    if (row % 7 == 2 && col % 64 < 32) sum = 0;
+    if (row % 11 == 3) sum = sum > 0 ? 255 : -255;
+    if (row % 13 == 4 && next() % 100 == 0) sum *= 60;
+    float x = (float)sum / 256;
+    for (int i = 0; i < row % 17; i++) x *= 0.25f;
+    if (row == ROWS - 1) x *= 1e-30f;
+    return x;
+}
+
+static uint64_t digest(const void *bytes, size_t n) {
+    uint64_t h = 0xCBF29CE484222325;
+    for (size_t i = 0; i < n; i++) h = (h ^ ((const uint8_t *)bytes)[i]) * 0x100000001B3;
+    return h;
+}
+
+int main(void) {
+    static float x[ROWS * COLS], importance[COLS], back[ROWS * COLS];
+    static uint8_t y[ROWS * COLS * 4];
+    for (int i = 0; i < ROWS * COLS; i++) x[i] = value(i / COLS, i % COLS);
+    for (int i = 0; i < COLS; i++) importance[i] = i % 96 < 16 ? 0 : (float)(next() % 1000) / 64;
+
+    for (int t = 0; t < n_tiers; t++)
+        for (int e = 0; tiers[t].supported() && e < N_ENCODERS; e++)
+            for (int weighed = 0; weighed < 2; weighed++) {
+                const struct row *r = &rows[encoders[e].format];
+                int uses = e < N_FORMATS ? r->importance : NONE;
+                if (weighed ? uses == NONE : uses == REQUIRED) continue;
+                size_t bytes = (size_t)(ROWS * COLS / r->values * r->bytes);
+                void *scratch = malloc(scratch_bytes(e, COLS, ROWS, weighed));
+                memset(y, 0, sizeof y);
+                struct report done = tiers[t].encode_rows(e, X_F32, x, weighed ? importance : NULL, y, COLS, ROWS, scratch);
+                free(scratch);
+                tiers[t].decode_rows(encoders[e].format, y, back, COLS, ROWS);
+                printf("%s %s%s %d %" PRId64 " %" PRId64 " %016" PRIx64 " %016" PRIx64 "\n", tiers[t].name, encoders[e].name,
+                       weighed ? ",importance" : "", done.status, done.flushed, done.wiped, digest(y, bytes),
+                       digest(back, sizeof back));
+            }
+    return 0;
+}
