@@ -30,7 +30,8 @@ import runpy, sys
 sys.path[:0] = [{root!r}, {root!r} + "/gguf-py"]
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen35"
-sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", "q8_0", "--outfile", {out!r}, "--no-mtp"]
+sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", "q8_0", "--no-mtp"]
+sys.argv += ["--outfile", {out!r}]
 runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
 

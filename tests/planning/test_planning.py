@@ -93,7 +93,7 @@ def test_the_header_reads_back() -> None:
 
 @given(st.data())
 def test_a_damaged_header_is_an_error_and_nothing_else(data: st.DataObject) -> None:
-    """Whatever bytes are flipped or cut, only SourceError comes out: no crash, no huge allocation."""
+    """Whatever bytes are flipped or cut, only SourceError comes out: no crash, no hunger."""
     raw = bytearray(plan().header)
     for _ in range(data.draw(st.integers(1, 4))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
