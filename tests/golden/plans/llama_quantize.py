@@ -35,7 +35,10 @@ def digest(path: Path) -> str:
     reader = gguf.GGUFReader(path)
     found = hashlib.sha256(str(reader.fields["general.file_type"].contents()).encode())
     for tensor in reader.tensors:
-        found.update(f"{tensor.name} {tensor.tensor_type.name} {tensor.shape.tolist()}".encode())
+        shape = [int(n) for n in tensor.shape]
+        while shape[-1:] == [1]:  # ggml does not count them, and llama-quantize drops them
+            shape.pop()
+        found.update(f"{tensor.name} {tensor.tensor_type.name} {shape}".encode())
         found.update(tensor.data.tobytes())
     return found.hexdigest()
 
