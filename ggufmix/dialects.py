@@ -176,7 +176,8 @@ _CLASSES = {
     "word": r"\w",
     "xdigit": "0-9a-fA-F",
 }
-_FOREIGN = re.compile(r"\(\?(?![:=!])|(?<!\\)[*+?}]\+|\\[AZ]")
+_FOREIGN = re.compile(r"\(\?(?![:=!])|(?<!\\)\{,|\\[AZ]")
+_STACKED = re.compile(r"(?<!\\)[*+?}]\+")
 
 
 def _ecmascript(pattern: str, where: str) -> re.Pattern[str]:
@@ -186,6 +187,11 @@ def _ecmascript(pattern: str, where: str) -> re.Pattern[str]:
         raise UsageError(
             f"{where}: {pattern}: that tool's regular expressions have no {foreign[0]}",
             hint="it would stop at this rule; only (?:, (?= and (?! may follow a bracket",
+        )
+    if _STACKED.search(pattern):
+        raise UsageError(
+            f"{where}: {pattern}: a quantifier on a quantifier means something else in Python",
+            hint="write it with one",
         )
     made = re.sub(r"\[:(\w+):\]", lambda m: _CLASSES.get(m[1], m[0]), pattern)
     try:

@@ -2,8 +2,10 @@
 
 # SPDX-License-Identifier: MIT
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,3 +124,29 @@ def test_an_unanchored_line_of_a_published_recipe(example: Path, tmp_path: Path)
     assert any(
         "glm.recipe names" in n and "the recipe decides on the rest" in n for n in made.notes
     )
+
+
+MADE = json.loads((Path(__file__).parent / "llama_quantize.json").read_text())
+
+
+@pytest.mark.parametrize("case", MADE, ids=lambda case: f"{case['base']} {case['rules']}")
+def test_files_of_rules_mean_what_llama_quantize_makes_of_them(
+    example: Path, tmp_path: Path, case: dict[str, Any]
+) -> None:
+    """Run there and planned here with --mirror: the same tensors change, to the same types."""
+    file = tmp_path / "rules"
+    file.write_text(case["rules"])
+    plain, ruled = (
+        types(
+            ggufmix.plan(
+                example,
+                options=Options(case["base"], mirror="llama.cpp", tensor_type_files=files),
+            )
+        )
+        for files in ([], [file])
+    )
+    changed = {
+        kind: [n for n in ruled if ruled[n] == kind and plain[n] != kind]
+        for kind in sorted(set(ruled.values()))
+    }
+    assert {kind: names for kind, names in changed.items() if names} == case["changed"]

@@ -127,8 +127,14 @@ def test_thireus_recipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pattern", ["(?<!a)b", "(?P<x>a)", "(?i)a", "a*+", r"\Aa", "(?>a)"])
 def test_what_only_python_knows_is_refused(pattern: str) -> None:
     """A pattern at which that tool would stop is an error here, not a silent success."""
-    with pytest.raises(UsageError, match="have no"):
+    with pytest.raises(UsageError, match=r"have no|something else in Python"):
         dialects.custom_q(f"{pattern}=q8_0")
+
+
+def test_an_open_count_is_refused() -> None:
+    """`{,3}` is from nothing to three in Python and an error there."""
+    with pytest.raises(UsageError, match=r"have no \{,"):
+        dialects.tensor_types(["a{,3}=q8_0"])
 
 
 def test_posix_classes_mean_what_they_mean_there() -> None:
