@@ -318,9 +318,10 @@ def promised(text: str) -> str | None:
 
 
 def _pairs(outline: Outline, a: str, b: str) -> Iterator[tuple[Entry, Entry]]:
-    right = {t.layer: t for t in outline.tensors if t.role == b and t.dims > 1}
-    for t in outline.tensors:
-        if t.role == a and t.dims > 1 and t.layer in right:
+    matrices = [t for t in outline.tensors if t.dims > 1 and t.name.endswith("weight")]
+    right = {t.layer: t for t in matrices if t.role == b}
+    for t in matrices:
+        if t.role == a and t.layer in right:
             yield t, right[t.layer]
 
 

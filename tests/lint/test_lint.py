@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from unfold import unfold
 
 import ggufmix
 from ggufmix import review
@@ -152,6 +153,12 @@ def test_a_router_in_half_precision_is_no_error() -> None:
 def test_what_a_name_promises(name: str, kind: str | None) -> None:
     """The first quantized type in it; letters around it make it another word."""
     assert promised(name) == kind
+
+
+def test_biases_are_no_experts(tmp_path: Path) -> None:
+    """gpt-oss has a bias for each expert, two-dimensional and F32: its matrices are alike."""
+    made = ggufmix.plan(unfold("gpt-oss-20b.mxfp4", tmp_path), "q8_0")
+    assert "split-experts" not in {f.lint for f in findings(review.of_plan(made, "x"))}
 
 
 def lint(*arguments: object) -> subprocess.CompletedProcess[str]:
