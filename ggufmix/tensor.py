@@ -252,7 +252,8 @@ class _Transposed(_View):
 def transpose(of: Tensor) -> Tensor:
     """Each matrix of `of`, (..., rows, cols), as (..., cols, rows).
 
-    A row of the result touches every row of its matrix, so the unit is a whole matrix.
+    A row of the result touches every row of its matrix, so the unit is a whole matrix. Blocks do
+    not come through.
     """
     return _Transposed(of)
 

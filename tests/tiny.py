@@ -60,8 +60,10 @@ def weights(
         )
     ):
         return (norm + 0.3 * u).astype(dtype)
-    if name.endswith(("dt_bias", ".bias")):
+    if name.endswith(("dt_bias", ".bias", "_proj_bias")):
         return u.astype(dtype)
+    if name.endswith("sinks"):
+        return (3 * u).astype(dtype)
     gain = 6.0 if name.endswith(("lm_head.weight", "embed_tokens.weight")) else 1.3
     return (u * np.float32(gain / np.sqrt(shape[-1]))).astype(dtype)
 
@@ -84,7 +86,14 @@ class Case:
 
     @property
     def moe(self) -> bool:
-        return "num_experts" in self.config or "num_local_experts" in self.config
+        keys = ("num_experts", "num_local_experts", "n_routed_experts")
+        return any(key in self.config for key in keys)
+
+    def plain(self) -> Case:
+        """The case whose checkpoint transformers is given: of a wrapper it may be the text model
+        alone.
+        """
+        return self
 
     def raw_config(self) -> dict[str, Any]:
         """config.json."""

@@ -16,7 +16,7 @@ from gguf import MODEL_ARCH
 
 from ..errors import ModelError
 from ..tensor import Tensor
-from . import llama, qwen2, qwen3, qwen35
+from . import deepseek2, glm4moe, gpt_oss, llama, qwen2, qwen3, qwen35
 from .claims import Claims
 from .config import Config, architecture
 from .model import Model, Parameters
@@ -29,6 +29,11 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
     "LlamaForCausalLM": (MODEL_ARCH.LLAMA, llama.LLAMA, llama.place),
     "MistralForCausalLM": (MODEL_ARCH.LLAMA, llama.MISTRAL, llama.place),
     "MixtralForCausalLM": (MODEL_ARCH.LLAMA, llama.MIXTRAL, llama.place),
+    "DeepseekV2ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V2, deepseek2.place),
+    "DeepseekV3ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),
+    "KimiK25ForConditionalGeneration": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),
+    "Glm4MoeForCausalLM": (MODEL_ARCH.GLM4_MOE, glm4moe.DEFAULTS, glm4moe.place),
+    "GptOssForCausalLM": (MODEL_ARCH.GPT_OSS, gpt_oss.DEFAULTS, gpt_oss.place),
 } | {
     hf_class: (arch, family.DEFAULTS[arch], family.place)
     for hf_class, arch, family in (

@@ -104,8 +104,10 @@ class Claims:
         _ = tensor.dtype
         return tensor
 
-    def leave_out(self, prefix: str, why: str) -> None:
-        """Leave out unclaimed tensors under `prefix`; `why` completes "left out N tensors"."""
+    def leave_out(self, prefix: str | tuple[str, ...], why: str) -> None:
+        """Leave out unclaimed tensors under a prefix, or several; `why` completes "left out N
+        tensors".
+        """
         names = [name for name in self._open if name.startswith(prefix)]
         for name in names:
             del self._open[name]

@@ -55,6 +55,7 @@ class Config:
 
     def __init__(self, raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._values = {**_stated(raw), **_stated(text_config(raw))}
+        self._nulls = {*raw, *text_config(raw)} - self._values.keys()
         self.defaults = defaults
         self.tie_word_embeddings = any(
             where.get("tie_word_embeddings") is True for where in (raw, text_config(raw))
@@ -75,6 +76,10 @@ class Config:
                 if key in where:
                     return where[key]
         return None
+
+    def null(self, key: str) -> bool:
+        """Whether `key` is stated as null, where that means something."""
+        return key in self._nulls
 
     def integer(self, *keys: str, least: int = 1) -> int:
         """A whole number under one of `keys`. Raises ModelError if it is absent, no whole number,

@@ -116,22 +116,27 @@ def place_decoder(
     feed_forward: Part,
     values: Mapping[str, Value],
     made: Mapping[MODEL_TENSOR, Tensor] | None = None,
+    mtp_blocks: int = 0,
+    windows: bool = False,
 ) -> Model:
     """Place a checkpoint whose blocks are `attention` and `feed_forward`, each behind its norm.
 
-    values  the keys of the family, behind those that every text model has
-    made    tensors that no checkpoint stores
+    values      the keys of the family, behind those that every text model has
+    made        tensors that no checkpoint stores
+    mtp_blocks  how many blocks of the same kind lie behind the last layer
+    windows     whether llama.cpp knows this architecture's sliding windows
     Raises ModelError for tensors that do not follow from the config, and for those that are missing
     or that nothing claims.
     """
     config.only("hidden_act", "silu")
     hidden, n_layers = config.integer("hidden_size"), config.integer("num_hidden_layers")
-    root = Block(claims, Names(arch, n_layers), [])
+    block_count = n_layers + mtp_blocks
+    root = Block(claims, Names(arch, block_count), [])
     vocab_rows, tied = root.embedding(config)
     root.place("model.norm.weight", hidden)
     for role, tensor in (made or {}).items():
         root.make(role, tensor)
-    for layer in range(n_layers):
+    for layer in range(block_count):
         block = root.at(layer)
         block.place("input_layernorm.weight", hidden)
         attention(block)
@@ -139,8 +144,9 @@ def place_decoder(
         feed_forward(block)
     name = MODEL_ARCH_NAMES[arch]
     claims.finish(name)
-    note_window(config, claims)
-    common = common_values(config, name, n_layers)
+    if not windows:
+        note_window(config, claims)
+    common = common_values(config, name, block_count)
     return Model(
         name,
         common | named(values, name),
@@ -149,8 +155,8 @@ def place_decoder(
         claims.notes,
         vocab_rows,
         tied,
-        n_layers,
-        0,
+        block_count,
+        mtp_blocks,
     )
 
 
@@ -167,8 +173,11 @@ def note_window(config: Config, claims: Claims) -> None:
         )
 
 
-def only_ropes(config: Config, *kinds: str) -> None:
-    """Refuse a rope that llama.cpp does not compute in this architecture. Raises ModelError."""
+def only_ropes(config: Config, *kinds: str, part: bool = False) -> None:
+    """Refuse a rope that llama.cpp does not compute in this architecture. Raises ModelError.
+
+    part  whether the rope may turn a part of each head
+    """
     rope = config.rope
     if (kind := rope.get("rope_type")) not in (None, "default", *kinds):
         known = ", ".join(("default", *kinds))
@@ -177,7 +186,7 @@ def only_ropes(config: Config, *kinds: str) -> None:
             hint="llama.cpp would load the file and compute something else",
         )
     partial_factor = rope.get("partial_rotary_factor")
-    if partial_factor not in (None, 1, 1.0):
+    if not part and partial_factor not in (None, 1, 1.0):
         raise ModelError(
             f"config.json: partial_rotary_factor: expected 1.0, got {partial_factor!r}",
             hint="llama.cpp would load the file and compute something else",

@@ -27,6 +27,7 @@ from .config import Config
 from .delta_net import DeltaNet
 from .keys import common_values, expert_widths, named
 from .model import Model
+from .mtp import mtp_blocks
 from .names import Names
 
 _HYBRID: Mapping[str, Any] = {
@@ -105,7 +106,8 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     ):
         config.only(key, value)
     n_layers = config.integer("num_hidden_layers")
-    n_mtp = _mtp_blocks(config, claims, mtp)
+    stored = len(claims.numbers("mtp.layers."))
+    n_mtp = mtp_blocks(claims, stored, config.find("mtp_num_hidden_layers"), ("mtp.",), keep=mtp)
     block_count = n_layers + n_mtp
     recurrent = _recurrent(config, n_layers) + [False] * n_mtp
 
@@ -126,29 +128,6 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     return Model(
         name, values, len(common), root.placed, claims.notes, vocab_rows, tied, block_count, n_mtp
     )
-
-
-def _mtp_blocks(config: Config, claims: Claims, mtp: bool) -> int:
-    """How many MTP blocks to write. The tensors decide: a config may promise blocks that a
-    checkpoint lacks, or the reverse.
-    """
-    numbers = claims.numbers("mtp.layers.")
-    if not mtp:
-        claims.leave_out(
-            "mtp.", f"of {len(numbers)} MTP block{'s' * (len(numbers) != 1)}, as asked"
-        )
-        return 0
-    stated = config.find("mtp_num_hidden_layers") or len(numbers)
-    if stated != len(numbers):
-        claims.notes.append(
-            f"config.json states {stated} MTP blocks, the checkpoint has {len(numbers)}: "
-            f"{len(numbers)} written"
-        )
-    elif numbers:
-        claims.notes.append(
-            f"kept {len(numbers)} MTP block{'s' * (len(numbers) != 1)} behind the last layer"
-        )
-    return len(numbers)
 
 
 def _recurrent(config: Config, n_layers: int) -> list[bool]:

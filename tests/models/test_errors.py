@@ -16,6 +16,13 @@ from ggufmix.models import CLASSES
 from ggufmix.tensor import held
 
 LONG = CASES["llama-longrope"].config["rope_parameters"]
+MSCALE = {
+    "type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "mscale": 0.5,
+    "mscale_all_dim": 1.0,
+}
 
 Parts = tuple[dict[str, Any], Arrays]
 
@@ -63,6 +70,13 @@ def test_no_architecture() -> None:
         ("mixtral-fused", "model.layers.1.mlp.experts.gate_up_proj", [4, 192, 64]),
         ("qwen2moe", "model.layers.1.mlp.shared_expert_gate.weight", [1, 64]),
         ("qwen3", "model.layers.0.self_attn.q_norm.weight", [32]),
+        ("deepseek-v3", "model.layers.1.self_attn.kv_b_proj.weight", [160, 32]),
+        ("deepseek-v3", "model.layers.1.mlp.gate.e_score_correction_bias", [8]),
+        ("deepseek-v2", "model.layers.1.mlp.shared_experts.up_proj.weight", [64, 64]),
+        ("glm4moe-mtp", "model.layers.3.eh_proj.weight", [64, 128]),
+        ("gpt-oss", "model.layers.0.mlp.experts.down_proj", [4, 96, 64]),
+        ("gpt-oss", "model.layers.0.mlp.experts.gate_up_proj_bias", [4, 192]),
+        ("gpt-oss", "model.layers.1.self_attn.sinks", [4]),
     ],
 )
 def test_wrong_shape(case: str, name: str, shape: list[int]) -> None:
@@ -147,6 +161,13 @@ def test_missing_experts_of_mixtral() -> None:
         ("qwen3moe", "model.layers.1.self_attn.k_norm.weight"),
         ("mixtral", "model.layers.1.block_sparse_moe.gate.weight"),
         ("mixtral", "model.layers.1.block_sparse_moe.experts.0.w3.weight"),
+        ("deepseek-v3", "model.layers.2.self_attn.kv_b_proj.weight"),
+        ("deepseek-v3", "model.layers.1.mlp.gate.e_score_correction_bias"),
+        ("deepseek-v2", "model.layers.0.self_attn.kv_a_layernorm.weight"),
+        ("kimi-wrapped", "language_model.model.layers.1.mlp.experts.7.up_proj.weight"),
+        ("glm4moe-mtp", "model.layers.3.shared_head.norm.weight"),
+        ("gpt-oss", "model.layers.3.self_attn.sinks"),
+        ("gpt-oss", "model.layers.0.mlp.experts.gate_up_proj"),
     ],
 )
 def test_missing_parts_of_decoders(case: str, name: str) -> None:
@@ -242,6 +263,29 @@ def test_mlx_layout() -> None:
             {"rope_parameters": {**LONG, "short_factor": None}},
             "short_factor: expected 8 positive numbers (head_dim / 2), got None",
         ),
+        ("deepseek-v3", {"scoring_func": "softmax"}, "expected 'sigmoid', got 'softmax'"),
+        ("deepseek-v3", {"topk_method": "greedy"}, "topk_method: expected 'noaux_tc', got"),
+        ("deepseek-v3", {"rope_interleave": False}, "rope_interleave: expected True, got False"),
+        ("deepseek-v3", {"attention_bias": True}, "attention_bias: expected False, got True"),
+        ("deepseek-v3", {"moe_layer_freq": 2}, "moe_layer_freq: expected 1, got 2"),
+        ("deepseek-v3", {"num_experts_per_tok": 9}, "expected at most the 8 n_routed_experts"),
+        ("deepseek-v3", {"n_group": 8}, "expected groups of two or more of the 8 n_routed_exp"),
+        ("deepseek-v3", {"topk_group": 5}, "topk_group: expected at most the 4 of n_group, got 5"),
+        ("deepseek-v3", {"num_hidden_layers": 26}, "q_lora_rank: expected null, got 48"),
+        ("deepseek-v3", {"rope_scaling": MSCALE}, "one as large as the other, got 0.5 and 1.0"),
+        (
+            "deepseek-v3",
+            {"rope_scaling": {**MSCALE, "mscale": 1.0, "attention_factor": 1.0}},
+            "rope_scaling: expected no attention_factor",
+        ),
+        ("deepseek-v3", {"rope_scaling": {"type": "linear"}}, "expected one of default, yarn"),
+        ("deepseek-v2", {"norm_topk_prob": True}, "norm_topk_prob: expected False, got True"),
+        ("deepseek-v2", {"n_group": 2}, "n_group: expected 1, got 2"),
+        ("glm4moe-norms", {"scoring_func": "softmax"}, "expected 'sigmoid', got 'softmax'"),
+        ("gpt-oss", {"layer_types": ["full_attention"] * 4}, "layer_types: expected ['sliding_"),
+        ("gpt-oss", {"swiglu_limit": 9.0}, "swiglu_limit: expected 7.0, got 9.0"),
+        ("gpt-oss", {"attention_bias": False}, "attention_bias: expected True, got False"),
+        ("gpt-oss", {"tie_word_embeddings": True}, "tie_word_embeddings: expected False, got"),
         ("next-wide", {"scoring_func": "odd"}, "expected one of sigmoid, softmax, got 'odd'"),
     ],
 )
@@ -251,3 +295,14 @@ def test_config_that_llama_cpp_cannot_follow(name: str, changed: dict[str, Any],
     message, _ = refused(config | changed, arrays)
     assert message.startswith("config.json: ")
     assert told in message
+
+
+def test_packed_experts_of_gpt_oss() -> None:
+    """The layout that gpt-oss is published in is named, with a way around."""
+    config, arrays = parts("gpt-oss")
+    for i in range(4):
+        name = f"model.layers.{i}.mlp.experts.gate_up_proj"
+        arrays[f"{name}_blocks"] = arrays.pop(name)
+    message, hint = refused(config, arrays)
+    assert message.endswith("gate_up_proj_blocks: experts stored as MXFP4 are not read yet")
+    assert "BF16" in hint

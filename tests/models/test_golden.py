@@ -28,10 +28,15 @@ DIFFERS = {
     "qwen3-yarn": {
         "qwen3.rope.scaling.attn_factor": ["FLOAT32", float(np.float32(1.3 / 1.1386294))],
     },
+    "deepseek-v3-as-saved": {"deepseek2.expert_gating_func": ["UINT32", 2]},
+    "deepseek-v3-plain": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
+    "deepseek-v2": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
 }
 """Where the converter's file is another model: it never lists irregular layers, it writes the
 interval 4 where the config states another one but no layer_types, it leaves out LongRoPE's factors
-outside of Phi, and llama.cpp overrules the key that it writes YaRN's attention factor to.
+outside of Phi, llama.cpp overrules the key that it writes YaRN's attention factor to, it leaves out
+how the router scores where only the class of the model says it, and without a rank of latent
+queries llama.cpp loads a file only if it has as many layers as a published model.
 """
 OURS = {"llama-longrope": {"rope_factors_long.weight": [8], "rope_factors_short.weight": [8]}}
 """Tensors that the converter leaves out, with the same effect."""

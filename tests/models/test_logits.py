@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from checkpoints import CASES
 from plain_gguf import write_f32
 
 from ggufmix import models
-from ggufmix.models import Model, decoder, delta_net, qwen35
+from ggufmix.models import Model, decoder, deepseek2, delta_net, gpt_oss, qwen35
 from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint
+from ggufmix.tensor import Tensor, held, reshape
 
 BOUND = 1e-6  # nats per token; llama.cpp keeps the cache of keys and values in F16
 FAR = 1000 * BOUND
@@ -58,8 +60,6 @@ def test_same_logits_trained(tmp_path: Path) -> None:
 
 def again(name: str) -> Model:
     """Place a case anew, whatever has been patched since."""
-    from ggufmix.tensor import held
-
     case = CASES[name]
     return models.place(case.raw_config(), {k: held(k, v) for k, v in case.arrays().items()})
 
@@ -123,6 +123,13 @@ def test_pairs_of_biases_show(
         ("llama", ".scaling.factor"),
         ("qwen3-yarn", ".attn_factor"),
         ("qwen2", "attn_k.bias"),
+        ("deepseek-v3", ".yarn_log_multiplier"),
+        ("deepseek-v3", "exp_probs_b."),
+        ("deepseek-v3", ".expert_weights_scale"),
+        ("deepseek-v3-as-saved", ".expert_gating_func"),
+        ("glm4moe-norms", "attn_k_norm."),
+        ("glm4moe-norms", ".expert_weights_norm"),
+        ("glm4moe-mtp", "attn_q.bias"),
     ],
 )
 def test_what_llama_cpp_would_do_without_shows(
@@ -139,7 +146,18 @@ def test_what_llama_cpp_would_do_without_shows(
 
 @pytest.mark.parametrize(
     "name",
-    ["moe-fused", "moe-one-by-one", "dense-tied", "llama", "mixtral", "qwen2moe", "qwen3moe"],
+    [
+        "moe-fused",
+        "moe-one-by-one",
+        "dense-tied",
+        "llama",
+        "mixtral",
+        "qwen2moe",
+        "qwen3moe",
+        "deepseek-v3",
+        "glm4moe-norms",
+        "gpt-oss",
+    ],
 )
 def test_gate_and_up_show(name: str, placed: Placed, run: Run, reference: Reference) -> None:
     """Gate and up exchanged make another model."""
@@ -157,6 +175,84 @@ def test_gate_and_up_show(name: str, placed: Placed, run: Run, reference: Refere
     assert kl(reference(name), run(swapped)) > FAR
 
 
+def as_it_lies(tensor: Tensor) -> Tensor:
+    """The values of a transposed tensor without the transposition."""
+    *outer, rows, cols = tensor.shape
+    return reshape(tensor, (*outer, cols, rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("deepseek-v3", deepseek2), ("deepseek-v2", deepseek2), ("gpt-oss", gpt_oss)],
+)
+def test_transposition_shows(
+    name: str, family: ModuleType, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of latent attention, and experts of gpt-oss, left as they lie make another model."""
+    monkeypatch.setattr(family, "transpose", as_it_lies)
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+def test_keys_and_values_of_each_head_show(
+    run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys of all heads taken before the values of all make another model."""
+    halves = (np.arange(64), np.arange(64, 160))
+    monkeypatch.setattr(deepseek2, "split", lambda *_: halves)
+    assert kl(reference("deepseek-v3"), run(again("deepseek-v3"))) > FAR
+
+
+def test_gate_and_up_in_turn_show(
+    run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gates taken as the first half of gpt-oss's columns make another model."""
+    halves = (np.arange(96), np.arange(96, 192))
+    monkeypatch.setattr(gpt_oss, "in_turn", lambda _: halves)
+    assert kl(reference("gpt-oss"), run(again("gpt-oss"))) > FAR
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("gpt-oss", ".attn_sinks."),
+        ("gpt-oss", ".attn_output.bias"),
+        ("gpt-oss", ".ffn_gate_inp.bias"),
+        ("gpt-oss", ".ffn_gate_exps.bias"),
+        ("gpt-oss", ".ffn_up_exps.bias"),
+        ("gpt-oss", ".ffn_down_exps.bias"),
+        ("glm4moe-norms", ".exp_probs_b."),
+    ],
+)
+def test_what_llama_cpp_needs_shows(
+    name: str, part: str, placed: Placed, run: Run, reference: Reference
+) -> None:
+    """Sinks and biases without which llama.cpp loads no file make another model if they are 0."""
+    model = placed(name)
+    assert any(part in p.name for p in model.tensors)
+    zeros = [
+        replace(p, tensor=held(p.name, np.zeros(p.tensor.shape, np.float32)))
+        if part in p.name
+        else p
+        for p in model.tensors
+    ]
+    assert kl(reference(name), run(replace(model, tensors=zeros))) > FAR
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("deepseek-v3-plain", "deepseek2.attention.q_lora_rank"),
+        ("gpt-oss", "gpt-oss.attention.sliding_window"),
+    ],
+)
+def test_llama_cpp_needs_the_key(name: str, key: str, placed: Placed, run: Run) -> None:
+    """llama.cpp loads no file without it; the rank of latent queries its converter leaves out."""
+    model = placed(name)
+    values = {k: v for k, v in model.values.items() if k != key}
+    with pytest.raises(RuntimeError, match=f"key not found in model: {key}"):
+        run(replace(model, values=values))
+
+
 def test_llama_cpp_needs_the_list_of_irregular_layers(placed: Placed, run: Run) -> None:
     """Without our list of layer kinds llama.cpp looks for tensors that are not there."""
     model = placed("dense-irregular")
@@ -170,7 +266,8 @@ def test_llama_cpp_loads_mtp_blocks(name: str, placed: Placed, tmp_path: Path) -
     """The blocks for multi-token prediction are whole: llama.cpp loads them, and checks."""
     model = placed(name)
     Llama(write_f32(model, tmp_path / "whole.gguf"), mtp=True).close()
-    lost = next(p for p in model.tensors if p.layer == 5 and p.role == "ATTN_OUT")
+    last = CASES[name].config["num_hidden_layers"]
+    lost = next(p for p in model.tensors if p.layer == last and p.role == "ATTN_OUT")
     rest = replace(model, tensors=[p for p in model.tensors if p is not lost])
     with pytest.raises(RuntimeError, match=lost.name):
         Llama(write_f32(rest, tmp_path / "lost.gguf"), mtp=True)

@@ -1,0 +1,247 @@
+"""DeepSeek-V2 and V3, Kimi-K2 and its successors: latent attention (MLA), experts with shared ones.
+
+Keys and values of all heads come from one latent vector. llama.cpp keeps that vector in its cache
+and moves the matrix of keys to the side of the queries, so the one stored matrix for both becomes
+two, that of keys transposed head by head. Source: llama.cpp, conversion/deepseek.py,
+src/models/deepseek2.cpp (2026-08-04).
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from gguf import MODEL_ARCH, Keys
+from numpy.typing import NDArray
+
+from ..container import Value, boolean, f32, u32
+from ..errors import ModelError
+from ..tensor import take_rows, transpose
+from .block import Block
+from .claims import Claims
+from .config import Config
+from .decoder import only_ropes, place_decoder
+from .mixture import Mixture
+from .model import Model
+from .mtp import behind_the_last
+
+_COMMON: Mapping[str, Any] = {
+    "hidden_act": "silu",
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "v_head_dim": 128,
+}
+V2: Mapping[str, Any] = {
+    **_COMMON,
+    "first_k_dense_replace": 0,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 2048,
+    "moe_intermediate_size": 1407,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "routed_scaling_factor": 1.0,
+    "scoring_func": "softmax",
+    "topk_method": "greedy",
+    "vocab_size": 102400,
+}
+V3: Mapping[str, Any] = {
+    **_COMMON,
+    "first_k_dense_replace": 3,
+    "hidden_size": 7168,
+    "intermediate_size": 18432,
+    "max_position_embeddings": 4096,
+    "moe_intermediate_size": 2048,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_group": 4,
+    "vocab_size": 129280,
+}
+"""What the config classes of transformers 5.23 say of a key that config.json leaves out. How the
+router scores they say in code: llama.cpp's converter leaves the key out then, and llama.cpp takes
+softmax, which is another model of V3.
+"""
+
+_OTHERWISE = "llama.cpp would load the file and compute something else"
+_WITHOUT_LATENT_QUERIES = (26, 27)  # layers of the models llama.cpp takes for V2-Lite's kind
+
+
+def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
+    """Place a checkpoint of this family. MTP blocks are left out whatever `mtp` says: llama.cpp has
+    none in this architecture.
+    """
+    del mtp
+    gate = config.defaults["scoring_func"]
+    for key, value in (
+        ("attention_bias", False),
+        ("rope_interleave", True),
+        ("scoring_func", gate),
+    ):
+        config.only(key, value)
+    if gate == "softmax":
+        config.only("norm_topk_prob", False)
+        _note_groups(config, claims)
+    else:
+        config.only("topk_method", "noaux_tc")
+    attention = Latent.read(config)
+    mixture = Mixture.read(config, bias=gate == "sigmoid")
+    values = _values(config, attention, mixture)
+    if further := behind_the_last(claims, config.integer("num_hidden_layers")):
+        claims.leave_out(further, "of MTP blocks, which llama.cpp does not have for this model")
+    return place_decoder(
+        arch,
+        config.filled(num_key_value_heads=attention.heads, head_dim=attention.rope),
+        claims,
+        attention=attention.place,
+        feed_forward=mixture.place,
+        values=values,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """Attention whose keys and values come from one latent vector.
+
+    heads   of queries, and of keys and values
+    hidden  width of the model
+    q_rank  width of the latent vector of queries, 0 if they come from the hidden state
+    rank    width of the latent vector of keys and values
+    nope    width of a head's key without position
+    rope    width of the key with position, which all heads share
+    value   width of a head's value
+    """
+
+    heads: int
+    hidden: int
+    q_rank: int
+    rank: int
+    nope: int
+    rope: int
+    value: int
+
+    @classmethod
+    def read(cls, config: Config) -> Latent:
+        """The sizes in a config. Raises ModelError for what llama.cpp could not load."""
+        q_rank = 0 if config.null("q_lora_rank") else config.integer("q_lora_rank")
+        layers = config.integer("num_hidden_layers")
+        if q_rank and layers in _WITHOUT_LATENT_QUERIES:
+            raise ModelError(
+                f"config.json: q_lora_rank: expected null, got {q_rank}",
+                hint=f"llama.cpp takes a model of {layers} layers for one without latent queries",
+            )
+        return cls(
+            config.integer("num_attention_heads"),
+            config.integer("hidden_size"),
+            q_rank,
+            config.integer("kv_lora_rank"),
+            config.integer("qk_nope_head_dim"),
+            config.integer("qk_rope_head_dim"),
+            config.integer("v_head_dim"),
+        )
+
+    def place(self, block: Block) -> None:
+        """Place the matrices of one block and the norms of latent vectors."""
+        queries = self.heads * (self.nope + self.rope)
+        if self.q_rank:
+            block.place("self_attn.q_a_proj.weight", self.q_rank, self.hidden)
+            block.place("self_attn.q_a_layernorm.weight", self.q_rank)
+            block.place("self_attn.q_b_proj.weight", queries, self.q_rank)
+        else:
+            block.place("self_attn.q_proj.weight", queries, self.hidden)
+        block.place("self_attn.kv_a_proj_with_mqa.weight", self.rank + self.rope, self.hidden)
+        block.place("self_attn.kv_a_layernorm.weight", self.rank)
+        both = self.heads * (self.nope + self.value)
+        kv_b = block.claim("self_attn.kv_b_proj.weight", both, self.rank)
+        keys, values = split(self.heads, self.nope, self.value)
+        k_b = take_rows(kv_b, keys, (self.heads, self.nope, self.rank), unit=self.nope)
+        v_b = take_rows(kv_b, values, (self.heads, self.value, self.rank), unit=self.value)
+        block.put("self_attn.k_b_proj.weight", transpose(k_b))
+        block.put("self_attn.v_b_proj.weight", v_b)
+        block.place("self_attn.o_proj.weight", self.hidden, self.heads * self.value)
+
+
+@lru_cache(maxsize=4)
+def split(heads: int, nope: int, value: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of keys and rows of values where each head has both, keys first."""
+    rows = np.arange(heads * (nope + value)).reshape(heads, nope + value)
+    return rows[:, :nope].ravel(), rows[:, nope:].ravel()
+
+
+def _values(config: Config, attention: Latent, mixture: Mixture) -> dict[str, Value]:
+    """The keys of this family, in the converter's order.
+
+    To llama.cpp there is one head of keys and values. Beyond the converter, a rank of 0 says that
+    queries are not latent: but for some numbers of layers llama.cpp does not load a file without.
+    """
+    values = {
+        Keys.Attention.HEAD_COUNT_KV: u32(1),
+        Keys.LLM.LEADING_DENSE_BLOCK_COUNT: u32(mixture.dense),
+        Keys.LLM.VOCAB_SIZE: u32(config.integer("vocab_size")),
+        Keys.Attention.Q_LORA_RANK: u32(attention.q_rank),
+        Keys.Attention.KV_LORA_RANK: u32(attention.rank),
+        Keys.Attention.KEY_LENGTH: u32(attention.rank + attention.rope),
+        Keys.Attention.VALUE_LENGTH: u32(attention.rank),
+        Keys.Attention.KEY_LENGTH_MLA: u32(attention.nope + attention.rope),
+        Keys.Attention.VALUE_LENGTH_MLA: u32(attention.value),
+        Keys.LLM.EXPERT_FEED_FORWARD_LENGTH: u32(mixture.width),
+        Keys.LLM.EXPERT_SHARED_COUNT: u32(mixture.shared),
+        Keys.LLM.EXPERT_WEIGHTS_SCALE: f32(config.number("routed_scaling_factor")),
+    }
+    if config.find("norm_topk_prob"):
+        values[Keys.LLM.EXPERT_WEIGHTS_NORM] = boolean(True)
+    values[Keys.Rope.DIMENSION_COUNT] = u32(attention.rope)
+    return values | _yarn(config)
+
+
+def _yarn(config: Config) -> dict[str, Value]:
+    """What YaRN multiplies attention with. llama.cpp computes it where `mscale` and
+    `mscale_all_dim` are one and the same, as in all models of this family that were published.
+    """
+    only_ropes(config, "yarn")
+    rope = config.rope
+    scale, all_dim = rope.get("mscale"), rope.get("mscale_all_dim")
+    if rope.get("rope_type") == "yarn":
+        if not all_dim or scale != all_dim:
+            raise ModelError(
+                "config.json: rope_scaling: expected mscale and mscale_all_dim, one as large as "
+                f"the other, got {scale} and {all_dim}",
+                hint=_OTHERWISE,
+            )
+        if any(rope.get(key) is not None for key in ("attention_factor", "attn_factor")):
+            raise ModelError(
+                "config.json: rope_scaling: expected no attention_factor", hint=_OTHERWISE
+            )
+    if all_dim is None:
+        return {}
+    return {Keys.Rope.SCALING_YARN_LOG_MUL: f32(0.1 * Config(rope, {}).number("mscale_all_dim"))}
+
+
+def _note_groups(config: Config, claims: Claims) -> None:
+    """V2 chooses groups by their best expert, llama.cpp by their best two."""
+    if config.find("topk_method") == "greedy":
+        for key in ("n_group", "topk_group"):
+            config.only(key, 1)
+    elif (config.find("n_group") or 1) > 1:
+        claims.notes.append(
+            "topk_method group_limited_greedy: llama.cpp chooses groups of experts by their best "
+            "two, not by their best: some tokens go to other experts"
+        )

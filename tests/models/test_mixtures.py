@@ -1,0 +1,134 @@
+"""DeepSeek, Kimi, GLM-4.5 and gpt-oss: their true scale, and what is decided about them."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from checkpoints import CASES
+from listings import Listed, listing
+from mixtures import Glm, GptOss, Latent, Mixture
+from plain_gguf import write_f32
+
+from ggufmix import models
+from ggufmix.errors import ModelError
+from ggufmix.models import Model
+from ggufmix.runtime import Llama
+from ggufmix.tensor import Tensor, held
+
+Placed = Callable[..., Model]
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "hf_class", "config"),
+    [
+        (
+            "DeepSeek-V3.1-Terminus",
+            Latent,
+            "DeepseekV3ForCausalLM",
+            {"num_nextn_predict_layers": 1},
+        ),
+        (
+            "Kimi-K2-Thinking",
+            Latent,
+            "DeepseekV3ForCausalLM",
+            {
+                "vocab_size": 163840, "num_attention_heads": 64, "n_routed_experts": 384,
+                "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+            },
+        ),
+        (
+            "GLM-4.5-Air",
+            Glm,
+            "Glm4MoeForCausalLM",
+            {"attention_bias": True, "head_dim": 128, "num_nextn_predict_layers": 1},
+        ),
+        (
+            "GLM-4.6",
+            Glm,
+            "Glm4MoeForCausalLM",
+            {
+                "attention_bias": True, "head_dim": 128, "num_nextn_predict_layers": 1,
+                "use_qk_norm": True, "hidden_size": 5120, "intermediate_size": 12288,
+                "moe_intermediate_size": 1536, "n_routed_experts": 160, "num_hidden_layers": 92,
+                "first_k_dense_replace": 3,
+            },
+        ),
+        (
+            "gpt-oss-20b.mxfp4",
+            GptOss,
+            "GptOssForCausalLM",
+            {"num_hidden_layers": 24, "num_local_experts": 32},
+        ),
+    ],
+)  # fmt: skip
+def test_true_scale_of_mixtures(
+    model: str, kind: type[Mixture], hf_class: str, config: dict[str, Any]
+) -> None:
+    """Published models at their true size: every name and shape of the GGUF files there are."""
+    case = kind("full", hf_class, dict(models.CLASSES[hf_class][1]) | config)
+    listed = {p.name: p.tensor.shape for p in listing(model)}
+    tensors: dict[str, Tensor] = {n: Listed(n, shape, "BF16") for n, shape in case._shapes()}
+    if model == "GLM-4.6":  # its MTP block has neither
+        for name in ("embed_tokens", "shared_head.head"):
+            del tensors[f"model.layers.92.{name}.weight"]
+    made = models.place(case.raw_config(), tensors).tensors
+    assert {p.name: p.tensor.shape for p in made} == listed
+
+
+def test_notes_of_mixtures(placed: Placed) -> None:
+    """What llama.cpp does not have, or does otherwise, is said."""
+    left = "left out 44 tensors of MTP blocks, which llama.cpp does not have for this model"
+    assert placed("deepseek-v3").notes == [left]
+    assert placed("glm4moe-mtp").notes == ["kept 1 MTP block behind the last layer"]
+    assert placed("glm4moe-mtp", mtp=False).notes == [
+        "left out 44 tensors of 1 MTP block, as asked"
+    ]
+    case = CASES["deepseek-v2"]
+    groups = {"topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}
+    (note,) = models.place(case.raw_config() | groups, _held(case.arrays())).notes
+    assert note.startswith("topk_method group_limited_greedy: llama.cpp chooses")
+    case = CASES["gpt-oss"]
+    config = case.raw_config()
+    config["rope_scaling"]["truncate"] = False
+    (note,) = models.place(config, _held(case.arrays())).notes
+    assert note.startswith("rope_scaling truncate: llama.cpp rounds")
+
+
+def test_further_layers_that_are_no_mtp_block() -> None:
+    """Layers beyond those stated are missed by name where nothing joins them as an MTP block is."""
+    for name in ("deepseek-v3", "glm4moe-mtp"):
+        case = CASES[name]
+        arrays = {n: v for n, v in case.arrays().items() if "eh_proj" not in n}
+        with pytest.raises(ModelError, match=r"that nothing in .* claims \(model\.layers\.3\."):
+            models.place(case.raw_config(), _held(arrays))
+
+
+def test_queries_that_are_not_latent(placed: Placed) -> None:
+    """Null is a value of q_lora_rank, which an absent key is not: that means the class default."""
+    case = CASES["deepseek-v3-plain"]
+    config = case.raw_config()
+    assert config["q_lora_rank"] is None
+    assert "blk.0.attn_q.weight" in {p.name for p in placed("deepseek-v3-plain").tensors}
+    del config["q_lora_rank"]
+    with pytest.raises(ModelError, match="q_a_proj"):
+        models.place(config, _held(case.arrays()))
+
+
+def test_mtp_blocks_that_share_the_embedding(tmp_path: Path) -> None:
+    """An MTP block without an embedding and an output matrix of its own uses the model's."""
+    case = CASES["glm4moe-mtp"]
+    own = ("layers.3.embed_tokens.", "layers.3.shared_head.head.")
+    arrays = {n: v for n, v in case.arrays().items() if not any(o in n for o in own)}
+    model = models.place(case.raw_config(), _held(arrays))
+    assert len(case.arrays()) - len(arrays) == 2
+    Llama(write_f32(model, tmp_path / "shared.gguf"), mtp=True).close()
+
+
+def _held(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: held(name, values) for name, values in arrays.items()}
