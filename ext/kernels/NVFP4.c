@@ -39,17 +39,22 @@ static int32_t nearest_fp4(float x, float step) {
 void FN(NVFP4_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     (void)importance;
     block *b = (block *)y;
-    for (const float *end = x + n_per_row * n_rows; x < end; b++)
-        for (int g = 0; g < 4; g++, x += 16) {
-            float top = float_of((uint32_t)largest_magnitude(x, 16));
-            uint8_t *q = b->q + 8 * g;
-            b->s[g] = ue4m3_from_f32(top / 6);
-            float step = step_of(b->s[g]);
-            if (top < 0x1p20f && step > 0)
-                codes_fp4_16(x, 0.5f * step, q);
-            else
-                for (int j = 0; j < 8; j++) q[j] = (uint8_t)(nearest_fp4(x[j], step) | nearest_fp4(x[j + 8], step) << 4);
+    for (const float *end = x + n_per_row * n_rows; x < end; b++, x += 64) {
+        float top[4], step[4];
+        for (int g = 0; g < 4; g++) top[g] = float_of((uint32_t)largest_magnitude(x + 16 * g, 16));
+        for (int g = 0; g < 4; g++) {
+            b->s[g] = ue4m3_from_f32(top[g] / 6);
+            step[g] = step_of(b->s[g]);
         }
+        for (int g = 0; g < 4; g++) {
+            const float *v = x + 16 * g;
+            uint8_t *q = b->q + 8 * g;
+            if (top[g] < 0x1p20f && step[g] > 0)
+                codes_fp4_16(v, 0.5f * step[g], q);
+            else
+                for (int j = 0; j < 8; j++) q[j] = (uint8_t)(nearest_fp4(v[j], step[g]) | nearest_fp4(v[j + 8], step[g]) << 4);
+        }
+    }
 }
 
 void FN(NVFP4_decode)(const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows) {
