@@ -11,11 +11,12 @@
  * are exact floats, and the middles are exact floats too, so that this is v < middle: the index is the number of middles that
  * are not above v. A NaN gets the last level, there as here.
  *
- * The lanes need no bisection, and no table in the loop. From k = -7 to 7 a product inverse * x grows or shrinks by at most
- * 134/120, less than the ratio of any two neighbouring middles: for each x at most one middle is ever passed. So once
- * per x we take that middle and the levels below and above it, make the products that enter a and b for both, and a candidate is
- * one comparison and two choices. The middle comes from sixteen equal buckets of the range (PLACE): a bucket holds one middle,
- * and no bucket's edge lies where a product of some candidate could pass another one (nearest to it, by 0.2: 6.82 for 6.62).
+ * From k = -7 to 7 a product inverse * x shrinks by 120/134 at most, less than the ratio of any two neighbouring middles: for
+ * each x at most one middle is ever passed. So once per x we take that middle and the levels below and above it, make the
+ * products that enter a and b for both, and a candidate is one comparison and two choices. Scalar code takes the levels from the
+ * first and the last candidate; the lanes look the middle up in sixteen equal buckets of the range. A bucket holds one
+ * middle, and no bucket's edge lies where a product of some candidate could pass another one (nearest to it, by 0.2: at 83.95
+ * the products of 83.74 and less may pass 79, those from 95.58 on 101).
  */
 #ifndef GGUFMIX_SEARCH_IQ4_H
 #define GGUFMIX_SEARCH_IQ4_H
@@ -40,21 +41,51 @@ static inline void codes_iq4(const float *x, float inverse, uint8_t *q) {
     for (int j = 0; j < 16; j++) q[j] = (uint8_t)(index_iq4(inverse * x[j]) | index_iq4(inverse * x[j + 16]) << 4);
 }
 
+static inline void indices_iq4(const float *restrict x, float inverse, int *restrict indices) {
+    for (int j = 0; j < 32; j++) indices[j] = index_iq4(inverse * x[j]);
+}
+
+/* a where all bits of mask are set, b where none is: in a form that compilers make vectors of. */
+static inline float choose(uint32_t mask, float a, float b) { return float_of((bits_of(a) & mask) | (bits_of(b) & ~mask)); }
+
 static inline float search_iq4(const float *x, const float *w) {
-    float m = largest_value(x, 32), scale = 0, best = 0;
+    float m = largest_value(x, 32), scale = 0, best = 0, inverse[16], a[16] = {0}, b[16] = {0};
+    int first[32], last[32];
+    float middle[32], a_below[32], a_above[32], b_below[32], b_above[32];
     if (fabsf(m) < 1e-15f) return 0;
-    for (int t = 0; t < 16; t++) {
-        float inverse = t == 0 ? 1 / (m / 127) : ((float)(t - 8) - 127.0f) / m, a = 0, b = 0;
-        for (int j = 0; j < 32; j++) {
-            float q = iq4_levels[index_iq4(inverse * x[j])];
-            a += w[j] * q * x[j];
-            b += w[j] * q * q;
-        }
-        if (t == 0 || (b > 0 && a * a > best * b)) {
-            scale = b > 0 ? a / b : 0;
-            best = scale * a;
-        }
+    for (int c = 0; c < 15; c++) inverse[c] = ((float)(c - 7) - 127.0f) / m;
+    inverse[15] = 1 / (m / 127);
+    indices_iq4(x, inverse[0], first);
+    indices_iq4(x, inverse[14], last);
+    for (int j = 0; j < 32; j++) {
+        float below = iq4_levels[first[j] < last[j] ? first[j] : last[j]];
+        float above = iq4_levels[first[j] < last[j] ? last[j] : first[j]];
+        middle[j] = 0.5f * (below + above);
+        a_below[j] = w[j] * below * x[j];
+        a_above[j] = w[j] * above * x[j];
+        b_below[j] = w[j] * below * below;
+        b_above[j] = w[j] * above * above;
     }
+    for (int j = 0; j < 32; j++)
+#pragma GCC unroll 1
+        for (int c = 0; c < 16; c++) { /* the candidates side by side */
+            uint32_t is_above = inverse[c] * x[j] >= middle[j] ? 0xFFFFFFFF : 0;
+            a[c] += choose(is_above, a_above[j], a_below[j]);
+            b[c] += choose(is_above, b_above[j], b_below[j]);
+        }
+    a[15] = b[15] = 0; /* this one's sign is another: it is not of the series */
+    indices_iq4(x, inverse[15], first);
+    for (int j = 0; j < 32; j++) {
+        float q = iq4_levels[first[j]];
+        a[15] += w[j] * q * x[j];
+        b[15] += w[j] * q * q;
+    }
+    if (b[15] > 0) scale = a[15] / b[15], best = scale * a[15];
+    for (int c = 0; c < 15; c++)
+        if (b[c] > 0 && a[c] * a[c] > best * b[c]) {
+            scale = a[c] / b[c];
+            best = scale * a[c];
+        }
     return scale;
 }
 
