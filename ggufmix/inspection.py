@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from . import models, sources
-from .codecs import FORMATS
-from .container import Header, Value, read_header
-from .errors import SourceError, UsageError
+from .container import Value
+from .errors import UsageError
 
 SHOWN_ITEMS = 8
 """Items of a metadata array that are shown; the rest is a count."""
@@ -25,7 +23,7 @@ FUSED = "attn_qkv."
 
 
 def inspect(src: str | os.PathLike[str]) -> dict[str, Any]:
-    """Describe a GGUF file or a checkpoint directory in plain values.
+    """Describe a GGUF file (all parts of a split one) or a checkpoint directory in plain values.
 
     Keys: architecture, files, tensors, weights, bits_per_weight, recurrent_layers and
     attention_layers (as "0-2, 4-6"), types (name -> tensors, weights, bytes), metadata (long arrays
@@ -39,38 +37,18 @@ def inspect(src: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        header = read_header(file, path.stat().st_size, path.name)
-    types: dict[str, dict[str, int]] = {}
-    for info in header.tensors:
-        fmt = FORMATS[info.type.name]
-        if info.shape and info.shape[0] % fmt.values:
-            raise SourceError(
-                f"{path.name}: {info.name}: rows of {info.shape[0]} do not fill {fmt.name}"
-            )
-        weights = math.prod(info.shape)
-        _count(types, fmt.name, weights, weights // fmt.values * fmt.bytes)
-    _check_extent(header, path)
-    architecture = header.values.get("general.architecture")
-    return _described(
-        str(architecture.data) if architecture else "unknown",
-        [path.name],
-        types,
-        _layers(info.name for info in header.tensors),
-        {key: _shown(value) for key, value in header.values.items()},
-    )
-
-
-def _check_extent(header: Header, path: Path) -> None:
-    size = path.stat().st_size
-    for info in header.tensors:
-        fmt = FORMATS[info.type.name]
-        end = header.data_at + info.offset + math.prod(info.shape) // fmt.values * fmt.bytes
-        if end > size:
-            raise SourceError(
-                f"{path.name}: {info.name} ends at byte {end}, the file has {size}",
-                hint="the file is truncated: copy it again",
-            )
+    with sources.open_gguf(path) as found:
+        types: dict[str, dict[str, int]] = {}
+        for tensor in found.tensors.values():
+            _count(types, tensor.kind.name, tensor.n_values, tensor.n_rows * tensor.row_bytes)
+        architecture = found.values.get("general.architecture")
+        return _described(
+            str(architecture.data) if architecture else "unknown",
+            [file.name for file in found.files],
+            types,
+            _layers(found.tensors),
+            {key: _shown(value) for key, value in found.values.items()},
+        )
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
