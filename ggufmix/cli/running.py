@@ -30,7 +30,7 @@ def lint(
 ) -> None:
     """Look for what is likely not meant, or runs badly. Exit 1 where there is an error."""
     from .. import report, review
-    from ..lint import TARGETS, failed
+    from ..review.lint import TARGETS, failed
 
     wanted = None if target is None else next((t for t in TARGETS if t == target.lower()), None)
     if target is not None and wanted is None:
@@ -65,7 +65,7 @@ def advise(
 ) -> None:
     """Say what running a file takes: layout, cache by type, where it fits, what is known."""
     from .. import report, review
-    from ..advice import size
+    from ..review.advice import size
 
     found = review.advise(
         src,

@@ -14,9 +14,9 @@ from unfold import unfold
 
 import ggufmix
 from ggufmix import review
-from ggufmix.advice import PAD, advise, size
 from ggufmix.errors import ModelError, UsageError
 from ggufmix.outline import Entry, Outline
+from ggufmix.review.advice import PAD, advise, size
 
 
 def advice_on(model: str, folder: Path, context: int, **limits: int) -> dict[str, Any]:

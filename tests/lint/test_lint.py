@@ -14,10 +14,10 @@ from unfold import unfold
 import ggufmix
 from ggufmix import review
 from ggufmix.codecs import FORMATS
-from ggufmix.lint import LINTS, TARGETS, Finding, Knowledge, Target, check, failed, promised
 from ggufmix.models.gguf_names import role_of
 from ggufmix.outline import Entry, Outline, Use
 from ggufmix.pipeline import Options
+from ggufmix.review.lint import LINTS, TARGETS, Finding, Knowledge, Target, check, failed, promised
 
 SLOW = {"vulkan": {"BF16": "no fast path"}}
 GATES = frozenset({"SSM_ALPHA"})

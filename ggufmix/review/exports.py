@@ -17,8 +17,8 @@ from typing import Literal
 
 import gguf
 
-from .dialects import ik_name
-from .outline import Entry, Outline
+from ..dialects import ik_name
+from ..outline import Entry, Outline
 
 Tool = Literal["llama-quantize", "custom-q", "thireus"]
 TOOLS: tuple[Tool, ...] = ("llama-quantize", "custom-q", "thireus")

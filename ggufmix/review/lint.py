@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from .outline import Entry, Outline, bits_of, histogram
+from ..outline import Entry, Outline, bits_of, histogram
 
 Target = Literal["llama.cpp", "ik", "vulkan"]
 TARGETS: tuple[Target, ...] = ("llama.cpp", "ik", "vulkan")

@@ -16,16 +16,17 @@ from typing import Any
 
 import gguf
 
-from . import advice, comparison, exports, lint, outline, rules, sources
-from .codecs import FORMATS
-from .errors import SourceError, UsageError
-from .models.gguf_names import role_of
-from .outline import Entry, Outline
-from .pipeline import Options, plan
-from .planning import Plan, in_order
-from .rules.files import shipped
-from .sources import ListedTensor
-from .tensor import Placed
+from .. import outline, rules, sources
+from ..codecs import FORMATS
+from ..errors import SourceError, UsageError
+from ..models.gguf_names import role_of
+from ..outline import Entry, Outline
+from ..pipeline import Options, plan
+from ..planning import Plan, in_order
+from ..rules.files import shipped
+from ..sources import ListedTensor
+from ..tensor import Placed
+from . import advice, comparison, exports, lint
 
 
 def described(made: Plan) -> dict[str, Any]:

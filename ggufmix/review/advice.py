@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ModelError, UsageError
-from .outline import Entry, Outline
+from ..errors import ModelError, UsageError
+from ..outline import Entry, Outline
 
 PAD = 256
 """llama.cpp rounds a context up to a multiple of this."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .outline import Outline, active
+from ..outline import Outline, active
 
 
 def compare(a: Outline, b: Outline) -> dict[str, Any]:
