@@ -1,6 +1,8 @@
-# make demo    set up, build, convert the example model and run it in llama.cpp
-# make test    set up and run all tests
-# make         lint, types and tests
+# make demo       set up, build, convert the example model and run it in llama.cpp
+# make test       set up and run all tests
+# make            lint, types and tests
+# make sanitize   kernel tests with sanitizers
+# make bench      the tables of the README, measured on this machine
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +11,7 @@ PINNED := --constraint tests/constraints.txt
 READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
 
-.PHONY: all build lint types test demo bench clean
+.PHONY: all build lint types test sanitize demo bench clean
 
 all: lint types test
 
@@ -36,6 +38,16 @@ types: $(TOOLS)
 
 test: $(TOOLS) build
 	$(BIN)/python -m pytest -q -n 2
+
+# The kernels over their test data with address, undefined-behaviour and float-cast sanitizers.
+sanitize: $(TOOLS)
+	GGUFMIX_SANITIZE=1 $(BIN)/python setup.py --quiet build \
+	  --build-base build/sanitized --build-lib build/sanitized/lib
+	PYTHONSAFEPATH=1 PYTHONPATH=build/sanitized/lib:tests \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider -o "pythonpath=build/sanitized/lib tests" \
+	  -k "not test_bulk and not compilers" tests/kernels
 
 demo: build
 	$(BIN)/python examples/demo.py
