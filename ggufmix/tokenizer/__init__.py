@@ -1,10 +1,11 @@
 """The tokenizer of a checkpoint as the `tokenizer.*` keys of a GGUF file.
 
-Byte-level BPE in `tokenizer.json`, and SentencePiece in `tokenizer.model` or made into a
-`tokenizer.json`. The values are those of llama.cpp's converter, and so is their order; where the
-two differ on purpose, the function at that place says why. Parts: `source` reads the files, `vocab`
-makes tokens, types and merges, `pre` names the pre-tokenizer, `special` finds special ids and chat
-templates; `sentencepiece` and `llama` read and make a SentencePiece vocabulary.
+Byte-level BPE in `tokenizer.json`, SentencePiece in `tokenizer.model` or made into a
+`tokenizer.json`, and ranks in `tiktoken.model`. The values are those of llama.cpp's converter, and
+so is their order; where the two differ on purpose, the function at that place says why. Parts:
+`source` reads the files, `vocab` makes tokens, types and merges, `pre` names the pre-tokenizer,
+`special` finds special ids and chat templates; `sentencepiece` and `llama` read and make a
+SentencePiece vocabulary, `tiktoken` reads Kimi's.
 """
 
 # SPDX-License-Identifier: MIT
@@ -20,7 +21,7 @@ from gguf import Keys
 
 from ..container import Value, i32s, text, texts
 from ..errors import ModelError
-from . import llama, source, special, vocab
+from . import llama, source, special, tiktoken, vocab
 from . import pre as pre_tokenizer
 from .table import table
 
@@ -47,9 +48,9 @@ def load(
 ) -> Tokenizer:
     """Read the tokenizer of a checkpoint.
 
-    directory  has tokenizer.json or tokenizer.model, and tokenizer_config.json and chat templates
-               if the model has them; of both vocabularies tokenizer.model counts unless
-               tokenizer.json is a byte-level one
+    directory  has tokenizer.json, tokenizer.model or tiktoken.model, and tokenizer_config.json and
+               chat templates if the model has them; tokenizer.model counts unless tokenizer.json is
+               a byte-level one, tiktoken.model where there is no other
     config     config.json
     rows       rows of the embedding: the vocabulary is padded to them with `[PAD{id}]`
     arch       general.architecture of the GGUF file: decides among names for one pre-tokenizer
@@ -70,11 +71,20 @@ def load(
             warnings.append("--tokenizer-pre: a SentencePiece vocabulary has no pre-tokenizer")
         made = llama.values(files, config, rows=rows, arch=arch, warnings=warnings)
         return Tokenizer(made, warnings)
+    ranked = files.tiktoken is not None
+    if files.tiktoken is not None:
+        files = tiktoken.as_json(files, files.tiktoken, rows)
+        config = tiktoken.config_with_named(files, config)
     merges = vocab.merges(files)
     added = vocab.added_tokens(files, rows, warnings)
     _fits(files, added, rows)
     tokens, types = vocab.tokens(files, added, rows)
-    name = pre or pre_tokenizer.recognise(files, merges.joined, arch, warnings)
+    if pre is not None:
+        name = pre
+    elif ranked:
+        name = tiktoken.name(files, merges.joined, warnings)
+    else:
+        name = pre_tokenizer.recognise(files, merges.joined, arch, warnings)
     rules = [rule for rule in table().special if rule.fits(arch, name, rows)]
 
     keys = Keys.Tokenizer
@@ -87,7 +97,8 @@ def load(
         values[keys.MERGES] = texts(merges.texts)
     else:
         warnings.append(f"{files.path}: no merges: llama.cpp needs them to load this vocabulary")
-    values |= special.values(files, added, config, rules=rules, rows=rows, warnings=warnings)
+    known = {} if ranked else added  # the converter asks config.json alone for ids of the former
+    values |= special.values(files, known, config, rules=rules, rows=rows, warnings=warnings)
     return Tokenizer(values, warnings)
 
 

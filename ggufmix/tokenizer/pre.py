@@ -121,7 +121,8 @@ def fingerprint(files: Files, joined: list[str]) -> str:
     try:
         ids = _reduced_ids(files, joined)
         if ids is None:
-            whole = tokenizers.Tokenizer.from_buffer(files.raw)
+            raw = files.raw or msgspec.json.encode(files.tokenizer)
+            whole = tokenizers.Tokenizer.from_buffer(raw)
             whole.no_truncation()
             whole.no_padding()
             ids = whole.encode(table().text).ids

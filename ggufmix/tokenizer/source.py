@@ -18,7 +18,6 @@ from .sentencepiece import SentencePiece
 
 # What a checkpoint has instead of tokenizer.json, and what that is called.
 OTHERS = {
-    "tiktoken.model": "a tiktoken vocabulary",
     "tokenizer.model.v3": "a SentencePiece vocabulary of another name",
     "tekken.json": "a tekken vocabulary",
     "spiece.model": "a SentencePiece vocabulary of another name",
@@ -91,7 +90,7 @@ class Head(msgspec.Struct):
 class Files:
     """The files that describe a tokenizer.
 
-    path           of the vocabulary, tokenizer.json or tokenizer.model, for messages
+    path           of the vocabulary, tokenizer.json or another file, for messages
     raw            the bytes of tokenizer.json
     tokenizer      its content; without vocabulary if that is in tokenizer.model
     config         tokenizer_config.json, or None if there is none
@@ -99,6 +98,7 @@ class Files:
                    first
     sentencepiece  tokenizer.model, where it and not tokenizer.json says what a text becomes
     added          added_tokens.json
+    tiktoken       tiktoken.model, where there is no other vocabulary
     """
 
     path: Path
@@ -108,6 +108,7 @@ class Files:
     templates: dict[str, str]
     sentencepiece: SentencePiece | None = None
     added: dict[str, int] = field(default_factory=dict)
+    tiktoken: bytes | None = None
 
     @property
     def byte_level(self) -> bool:
@@ -139,7 +140,12 @@ def read(directory: Path) -> Files:
                 added=_added(directory / "added_tokens.json"),
             )
     if raw is None:
-        raise _missing(directory)
+        path = directory / "tiktoken.model"
+        ranks = _bytes(path)
+        if ranks is None:
+            raise _missing(directory)
+        empty = TokenizerJson(Model({}, []))
+        return Files(path, b"", empty, config, templates, tiktoken=ranks)
     return Files(path, raw, _tokenizer(path, raw), config, templates)
 
 
@@ -190,15 +196,13 @@ def _unsupported(path: Path, kind: str | None) -> TokenizerError:
 
 def _missing(directory: Path) -> TokenizerError:
     found = [name for name in OTHERS if (directory / name).is_file()]
+    told = f"{directory}: expected tokenizer.json, tokenizer.model or tiktoken.model, found"
     if found:
         return TokenizerError(
-            f"{directory}: expected tokenizer.json or tokenizer.model, found {found[0]}: "
-            f"{OTHERS[found[0]]} is not supported yet",
+            f"{told} {found[0]}: {OTHERS[found[0]]} is not supported yet",
             hint="`save_pretrained` of a fast tokenizer of transformers writes a tokenizer.json",
         )
-    return TokenizerError(
-        f"{directory}: expected tokenizer.json or tokenizer.model, found no tokenizer"
-    )
+    return TokenizerError(f"{told} no tokenizer")
 
 
 def _templates(directory: Path) -> dict[str, str]:

@@ -18,11 +18,12 @@ import sys
 import tempfile
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 sys.path[:0] = [f"{sys.argv[1]}/gguf-py", sys.argv[1], *map(str, Path(__file__).parents[1:3])]
-from tokenizer import pieces  # noqa: E402
+from tokenizer import pieces, ranks  # noqa: E402
 from tokenizer.cases import Case, cases  # noqa: E402
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -36,17 +37,36 @@ def brief(data: Any) -> Any:
     return list(data) if isinstance(data, tuple) else data
 
 
+class Ranked:
+    """What the converter asks of the tokenizer in Kimi's code."""
+
+    def __init__(self, case: Case) -> None:
+        self.special_tokens = {
+            text if case.tokenizer_config else f"<|reserved_token_{at}|>": at
+            for text, at in ranks.special(case.rows).items()
+        }
+        self.model = SimpleNamespace(_mergeable_ranks=ranks.ranks())
+
+    def encode(self, text: str) -> list[int]:
+        return ranks.ids(ranks.ranks(), self.special_tokens, text)
+
+
 def convert(case: Case, directory: Path) -> dict[str, Any]:
     """The keys that the converter writes, with their types; and its hash."""
     from conversion.base import TextModel, gguf
+    from conversion.deepseek import DeepseekV2Model
     from conversion.glm import Glm4MoeModel
     from conversion.llama import LlamaModel
     from conversion.qwen import Qwen2Model
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    kind = {"glm4moe": Glm4MoeModel, "llama": LlamaModel, "qwen2": Qwen2Model}.get(
-        case.arch, TextModel
-    )
+    kind = {
+        "deepseek2": DeepseekV2Model,
+        "glm4moe": Glm4MoeModel,
+        "llama": LlamaModel,
+        "qwen2": Qwen2Model,
+    }.get(case.arch, TextModel)
+    ranked = "tiktoken.model" in case.files
     model = object.__new__(kind)
     model.dir_model, model.hparams = directory, {**case.config, "vocab_size": case.rows}
     model.gguf_writer = gguf.GGUFWriter(None, "x")
@@ -63,12 +83,14 @@ def convert(case: Case, directory: Path) -> dict[str, Any]:
             original(self, tokenizer)
         except NotImplementedError:
             digest = next(m for line in said if (m := re.search(r"chkhsh: +(\w+)", line)))[1]
-        return "golden"
+        return "kimi-k2" if ranked else "golden"
+
+    def opened(path: Path, **_: Any) -> Any:
+        return Ranked(case) if ranked else PreTrainedTokenizerFast.from_pretrained(path)
 
     original = TextModel.get_vocab_base_pre
-    fast = PreTrainedTokenizerFast.from_pretrained
     with (
-        patch.object(AutoTokenizer, "from_pretrained", lambda path, **_: fast(path)),
+        patch.object(AutoTokenizer, "from_pretrained", opened),
         patch.object(TextModel, "get_vocab_base_pre", name),
     ):
         model.set_vocab()
@@ -86,7 +108,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         made = {
             name: convert(case, case.write(Path(scratch) / name))
-            for name, case in (cases() | pieces.cases()).items()
+            for name, case in (cases() | pieces.cases() | ranks.cases()).items()
         }
     GOLDEN.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
