@@ -210,6 +210,7 @@ def _must_holds(must: Must, placed: Placed) -> bool:
         placed.role in must.roles
         or len(placed.tensor.shape) in must.dims
         or (bool(must.endings) and placed.name.endswith(must.endings))
+        or (bool(must.but_endings) and not placed.name.endswith(must.but_endings))
     )
 
 

@@ -38,12 +38,14 @@ class _Entry(_Strict, frozen=True):
 
 
 class Must(_Entry, frozen=True):
-    """What llama.cpp cannot load or run otherwise. Matches by role, by number of dimensions, or by
-    the end of the name. The type may be "SOURCE": as the checkpoint has it.
+    """What llama.cpp cannot load or run otherwise. Matches by role, by number of dimensions, by the
+    end of the name, or by an end that the name does not have. The type may be "SOURCE": as the
+    checkpoint has it.
     """
 
     dims: tuple[int, ...] = ()
     endings: tuple[str, ...] = ()
+    but_endings: tuple[str, ...] = ()
 
 
 class Protect(_Entry, frozen=True):

@@ -55,8 +55,8 @@ def test_what_the_converter_keeps_f32_is_f32(model: str) -> None:
 
 @pytest.mark.parametrize("where", sorted(shipped().books))
 def test_no_rule_is_idle(where: str) -> None:
-    """Every entry of a rule file decides a tensor of a listing; in a file for certain architectures
-    every role it names occurs.
+    """Every entry of a rule file decides a tensor of a listing, but for the one on names that no
+    listing has; in a file for certain architectures every role it names occurs.
     """
     book = shipped().books[where]
     models = [m for m, a in ARCHITECTURES.items() if a in book.architectures]
@@ -71,7 +71,7 @@ def test_no_rule_is_idle(where: str) -> None:
             seen.add(role)
     for kind, entries in (("must", book.must), ("protect", book.protect)):
         for entry in entries:
-            assert reasons[f"{kind}: {entry.name}"], entry.name
+            assert reasons[f"{kind}: {entry.name}"] or entry.name == "no weight", entry.name
             if "*" not in book.architectures:
                 assert set(entry.roles) <= seen, set(entry.roles) - seen
 
