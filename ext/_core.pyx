@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 # SPDX-License-Identifier: MIT
-"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs comes here."""
+"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs and ggufmix.int4 come here."""
 
-from libc.stdint cimport int64_t, uint8_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 
@@ -17,11 +17,17 @@ cdef extern from "core.h" nogil:
     cdef struct c_report "report":
         int status
         int64_t row, col, flushed, wiped
+    cdef struct repacked:
+        int status
+        int64_t row, group
     cdef struct tier:
         const char *name
         int (*supported)() noexcept nogil
         c_report (*encode_rows)(int, int, const void *, const float *, uint8_t *, int64_t, int64_t, void *) noexcept nogil
         void (*decode_rows)(int, const uint8_t *, float *, int64_t, int64_t) noexcept nogil
+        repacked (*repack_int4)(const uint8_t *, int, const void *, uint8_t *, int64_t, int64_t, int64_t, int32_t *) noexcept nogil
+        void (*widen_q4_0)(const uint8_t *, uint8_t *, int64_t) noexcept nogil
+        int64_t (*recover_lattice)(const void *, int, uint8_t *, int64_t) noexcept nogil
     int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
     const row rows[]
     const encoder encoders[]
@@ -94,3 +100,45 @@ def decode(const unsigned char[::1] blocks, int format, unsigned char[::1] out, 
         raise ValueError("buffers of another size")
     with nogil:
         c_tiers[tier].decode_rows(format, &blocks[0], <float *>&out[0], n_per_row, n_rows)
+
+
+def repack_int4(const unsigned char[::1] packed, int stype, const unsigned char[::1] scales, unsigned char[::1] out, int[::1] inexact,
+                int64_t n_per_row, int64_t group, int tier):
+    """Packed int4 rows to blocks of Q4_0; returns (status, row, group) of the scales, and counts inexact groups by row."""
+    cdef int64_t n_rows = inexact.shape[0], n = n_per_row * n_rows, width = 4 if stype == X_F32 else 2
+    if not 0 <= tier < n_here or n_rows <= 0 or group <= 0 or group % 32 or n_per_row <= 0 or n_per_row % group:
+        raise ValueError("rows must be whole groups of whole blocks")
+    if stype not in (X_F32, X_F16, X_BF16) or packed.shape[0] != n // 2 or scales.shape[0] != n // group * width or out.shape[0] != n // 32 * 18:
+        raise ValueError("buffers of another size")
+    if <uintptr_t>&scales[0] % width:
+        raise ValueError("buffers not aligned")
+    cdef repacked done
+    with nogil:
+        done = c_tiers[tier].repack_int4(&packed[0], stype, &scales[0], &out[0], n_per_row, group, n_rows, <int32_t *>&inexact[0])
+    return done.status, done.row, done.group
+
+
+def widen_q4_0(const unsigned char[::1] blocks, unsigned char[::1] out, int tier):
+    """Blocks of Q4_0 to blocks of Q8_0."""
+    cdef int64_t n = blocks.shape[0] // 18
+    if not 0 <= tier < n_here or n <= 0 or blocks.shape[0] != n * 18 or out.shape[0] != n * 34:
+        raise ValueError("buffers of another size")
+    with nogil:
+        c_tiers[tier].widen_q4_0(&blocks[0], &out[0], n)
+
+
+def recover_lattice(const unsigned char[::1] x, int xtype, unsigned char[::1] blocks, int tier):
+    """Count groups that lie on an int4 lattice, and write them over blocks of Q4_0 unless that is None."""
+    cdef int64_t width = 4 if xtype == X_F32 else 2, n = x.shape[0] // (32 * width), found
+    cdef uint8_t *y = NULL
+    if not 0 <= tier < n_here or xtype not in (X_F32, X_F16, X_BF16) or n <= 0 or x.shape[0] != n * 32 * width:
+        raise ValueError("values must be whole groups")
+    if blocks is not None:
+        if blocks.shape[0] != n * 18:
+            raise ValueError("blocks of another size")
+        y = &blocks[0]
+    if <uintptr_t>&x[0] % width:
+        raise ValueError("values not aligned")
+    with nogil:
+        found = c_tiers[tier].recover_lattice(&x[0], xtype, y, n)
+    return found

@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "unpack.h"
+
 enum { NONE, OPTIONAL, REQUIRED };                                       /* importance */
 enum { SCALE_NOTHING, SCALE_F32, SCALE_F16, SCALE_BF16, SCALE_E8M0, SCALE_UE4M3 };
 enum { X_F32 = 0, X_F16 = 1, X_BF16 = 30 };                              /* input types, numbered as in GGUF */
@@ -61,6 +63,10 @@ struct tier {
     struct report (*encode_rows)(int encoder, int xtype, const void *x, const float *importance, uint8_t *y,
                                  int64_t n_per_row, int64_t n_rows, void *scratch);
     void (*decode_rows)(int format, const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows);
+    struct repacked (*repack_int4)(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,
+                                   int64_t group, int64_t n_rows, int32_t *inexact);
+    void (*widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);
+    int64_t (*recover_lattice)(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks);
 };
 
 extern const struct row rows[N_FORMATS];

@@ -29,3 +29,15 @@ def encode(
 def decode(
     blocks: Bytes, format: int, out: Bytes, n_per_row: int, n_rows: int, tier: int
 ) -> None: ...
+def repack_int4(
+    packed: Bytes,
+    stype: int,
+    scales: Bytes,
+    out: Bytes,
+    inexact: NDArray[np.int32],
+    n_per_row: int,
+    group: int,
+    tier: int,
+) -> tuple[int, int, int]: ...
+def widen_q4_0(blocks: Bytes, out: Bytes, tier: int) -> None: ...
+def recover_lattice(x: Bytes, xtype: int, blocks: Bytes | None, tier: int) -> int: ...

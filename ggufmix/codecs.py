@@ -196,7 +196,8 @@ def _named(name: str, known: Mapping[str, T], what: str) -> T:
     return found
 
 
-def _tier(tier: str | None) -> int:
+def tier_number(tier: str | None) -> int:
+    """Place of a tier in `tiers()`; None: that of GGUFMIX_TIER, else of the fastest."""
     wanted = tier or os.environ.get("GGUFMIX_TIER")
     here = tiers()
     if not wanted:
@@ -236,11 +237,11 @@ def encode_band(
     rows, cols = x.shape
     blocks = np.empty((rows, kind.row_bytes(cols)), np.uint8)
     weights = _weights(importance, to, cols)
-    number = _tier(tier)
+    number = tier_number(tier)
     if not blocks.size:
         return Encoded(blocks)
     status, row, column, flushed, wiped = _core.encode(
-        _bytes_of(x), code, _NUMBER[to.name], weights, _bytes_of(blocks), cols, rows, number
+        bytes_of(x), code, _NUMBER[to.name], weights, bytes_of(blocks), cols, rows, number
     )
     if status == 1:
         value = float(x[row, column])
@@ -320,7 +321,7 @@ def decode(
     The same values as `gguf.quants.dequantize`, which decodes the formats that are not compiled.
     """
     found = format_named(kind)
-    number = _tier(tier)
+    number = tier_number(tier)
     blocks = np.asarray(blocks)
     if blocks.dtype != np.uint8 or blocks.ndim != 2 or blocks.shape[1] % found.bytes:
         raise ShapeError(
@@ -332,7 +333,7 @@ def decode(
     if found.name not in _COMPILED:
         return _decode_elsewhere(blocks, found, out)
     if out.size:
-        _core.decode(_bytes_of(blocks), _NUMBER[found.name], _bytes_of(out), cols, rows, number)
+        _core.decode(bytes_of(blocks), _NUMBER[found.name], bytes_of(out), cols, rows, number)
     return out
 
 
@@ -349,7 +350,7 @@ def _decode_elsewhere(
     return out
 
 
-def _bytes_of(x: NDArray[Any]) -> NDArray[np.uint8]:
+def bytes_of(x: NDArray[Any]) -> NDArray[np.uint8]:
     """The bytes of `x` in row order: a view where it is contiguous and aligned, else a copy."""
     return np.require(x, requirements=["C", "A"]).reshape(-1).view(np.uint8)
 
@@ -386,4 +387,4 @@ def _weights(
             "expected finite, non-negative importance, "
             f"got {importance[wrong[0]]} at column {wrong[0]}"
         )
-    return None if to.importance == "NONE" else _bytes_of(importance)
+    return None if to.importance == "NONE" else bytes_of(importance)

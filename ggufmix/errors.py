@@ -73,5 +73,11 @@ class OutlierError(ValueAtError):
     """A finite value so large that the scale of its block would be infinite."""
 
 
+class InexactError(ValueAtError):
+    """A scale of the source that the block's float16 does not hold; `column` is where its group
+    begins.
+    """
+
+
 class WriteError(GgufmixError):
     """The output cannot be written: it exists, the disk is full, the file system refused."""

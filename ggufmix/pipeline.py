@@ -20,7 +20,7 @@ import gguf
 from . import imatrix, placing, planning, rules, sources, writer
 from .codecs import Encoder, encoder
 from .container import Value, array, text, texts, u32
-from .errors import FormatError, SourceError, UsageError
+from .errors import FormatError, InexactError, SourceError, UsageError
 from .placing import Placement
 from .planning import Plan
 from .rules import FallbackName, Gates, Mirror
@@ -49,6 +49,9 @@ class Options:
     imatrix        importance matrices, GGUF or legacy; several are merged
     on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
                    (implies scan)
+    on_inexact     of packed INT4 weights with a scale that float16 does not hold: "error";
+                   "nearest" takes the nearest and counts; "f32" writes the tensor in F32 (implies
+                   scan)
     allow_requantize   what a GGUF source has in one quantized type may be written in another one
     custom_q           ik_llama.cpp's rules, after set_roles and tensor_types
     tensor_type_files  llama-quantize's files of rules, after those
@@ -71,6 +74,7 @@ class Options:
     model_name: str | None = None
     scan: bool = False
     on_outlier: OnOutlier = "error"
+    on_inexact: sources.OnInexact = "error"
     imatrix: Sequence[str | os.PathLike[str]] = ()
     custom_q: Sequence[str] = ()
     tensor_type_files: Sequence[str | os.PathLike[str]] = ()
@@ -83,11 +87,17 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `convert` did. `losses` are by tensor name and hold only tensors that had any."""
+    """What `convert` did. `losses` are by tensor name and hold only tensors that had any.
+
+    lattice  of tensors that Q4_X wrote: the groups that were put back on their INT4 lattice
+    inexact  packed weights, by name in the source: groups whose scale float16 does not hold
+    """
 
     path: Path
     plan: Plan
     losses: Mapping[str, writer.Losses] = field(default_factory=dict)
+    lattice: Mapping[str, writer.Lattice] = field(default_factory=dict)
+    inexact: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan(
@@ -144,7 +154,15 @@ def convert(
         tally = writer.write(
             [part], threads=_threads(threads), overwrite=overwrite, progress=progress
         )
-    return Result(path, made, tally.losses)
+        inexact = {p.name: n for p in model.packed if (n := p.inexact())}
+    return Result(path, made, tally.losses, tally.lattice, inexact)
+
+
+def of_int4(result: Result) -> Iterator[str]:
+    """Sentences on weights that come from INT4: what was exact, what was not."""
+    yield from _lattice_notes(result.lattice)
+    for name, n in result.inexact.items():
+        yield f"{name}: {n} groups got the nearest float16 of their scale"
 
 
 @contextmanager
@@ -163,6 +181,7 @@ def _prepared(
         mtp=options.mtp,
         pre=options.tokenizer_pre,
         model_name=options.model_name,
+        on_inexact=options.on_inexact,
     ) as model:
         values = dict(model.values)
         values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
@@ -178,7 +197,8 @@ def _prepared(
 
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
             decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
-            carried = rules.carry(ordered, decisions, again=options.allow_requantize)
+            again = options.allow_requantize or bool(model.packed)  # there is nothing better
+            carried = rules.carry(ordered, decisions, again=again)
             laid_out = planning.lay_out(
                 (
                     (p, d.encoder, d.reason, d.asked)
@@ -207,20 +227,20 @@ def _prepared(
             )
 
         made = decided({})
-        if options.scan or options.on_outlier == "bf16":
+        if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
             tally = writer.scan(made.tensors, threads=_threads(threads), progress=progress)
-            found = {
-                name: (
-                    encoder("BF16"),
-                    f"outlier at row {e.row}, column {e.column}: no scale of a block can hold it",
-                )
-                for name, e in tally.outliers.items()
-            }
-            if found and options.on_outlier == "bf16":
+            found = _forced(tally, options)
+            if found:
                 made = decided(found)
             made = replace(
-                made, warnings=(*made.warnings, *_scan_warnings(tally, options.on_outlier))
+                made,
+                notes=(*made.notes, *_lattice_notes(tally.lattice)),
+                warnings=(
+                    *made.warnings,
+                    *_scan_warnings(tally, options.on_outlier),
+                    *_inexact_warnings(model.packed),
+                ),
             )
         yield made, model
 
@@ -303,6 +323,7 @@ def _provenance(
     chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
     chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
+    chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
     chosen += ["--allow-requantize"] if options.allow_requantize else []
     return {
         "ggufmix.version": text(version("ggufmix")),
@@ -312,6 +333,51 @@ def _provenance(
         "ggufmix.source.sizes": array(gguf.GGUFValueType.UINT64, [f.size for f in files]),
         "ggufmix.source.fingerprints": texts([f.fingerprint for f in files]),
     }
+
+
+def _asks_exact(options: Options, model: Placement) -> bool:
+    return options.on_inexact == "f32" and bool(model.packed)
+
+
+def _forced(tally: writer.Tally, options: Options) -> dict[str, tuple[Encoder, str]]:
+    """What a scan decides: tensors that no block can hold. Raises InexactError if it may not."""
+    found = {}
+    if options.on_outlier == "bf16":
+        for name, outlier in tally.outliers.items():
+            where = f"row {outlier.row}, column {outlier.column}"
+            reason = f"outlier at {where}: no scale of a block can hold it"
+            found[name] = (encoder("BF16"), reason)
+    for name, inexact in tally.inexact.items():
+        if options.on_inexact == "error":
+            n = len(tally.inexact)
+            raise InexactError(
+                f"{inexact} and {n} tensors in all, of which {name} is the first"
+                if n > 1
+                else f"{name}: {inexact}",
+                row=inexact.row,
+                column=inexact.column,
+                hint=inexact.hint,
+            )
+        where = f"row {inexact.row}, column {inexact.column}"
+        reason = f"the scale at {where} is no float16: no block can hold it exactly"
+        found[name] = (encoder("F32"), reason)
+    return found
+
+
+def _lattice_notes(lattice: Mapping[str, writer.Lattice]) -> Iterator[str]:
+    groups = sum(found.groups for found in lattice.values())
+    recovered = sum(found.recovered for found in lattice.values())
+    if groups:
+        yield (
+            f"Q4_X writes {len(lattice)} tensors: {recovered} of {groups} groups lie on an INT4 "
+            "lattice and stay exact, the rest is rounded with max/-7"
+        )
+
+
+def _inexact_warnings(packed: Sequence[sources.Packed]) -> Iterator[str]:
+    for weight in packed:
+        if n := weight.inexact():
+            yield f"{weight.name}: {n} groups get the nearest float16 of their scale"
 
 
 def _scan_warnings(tally: writer.Tally, on_outlier: OnOutlier) -> Iterator[str]:

@@ -35,6 +35,7 @@ class Placement:
     whole     the key-values are complete: the size of a file follows to the byte
     shapes    heads and experts follow from shapes alone, not from key-values
     readable  rows can be read: there are weights
+    packed    weights that the checkpoint has in packed form
     """
 
     arch: str
@@ -47,6 +48,7 @@ class Placement:
     whole: bool = True
     shapes: bool = False
     readable: bool = True
+    packed: Sequence[sources.Packed] = ()
 
 
 @contextmanager
@@ -58,6 +60,7 @@ def opened(
     mtp: bool = True,
     pre: str | None = None,
     model_name: str | None = None,
+    on_inexact: sources.OnInexact = "error",
 ) -> Iterator[Placement]:
     """Open what `src` names: a folder or safetensors file, a `.gguf` file, or a `.tsv` listing.
 
@@ -65,6 +68,7 @@ def opened(
     arch        general.architecture of a listing, where its names fit several
     mtp         keep blocks of multi-token prediction
     pre         tokenizer.ggml.pre, model_name  general.name
+    on_inexact  what becomes of packed weights whose scale float16 does not hold
     Raises the errors of ggufmix.errors.
     """
     path = Path(src)
@@ -78,11 +82,12 @@ def opened(
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if path.suffix == ".gguf":
         _keep_mtp(src, mtp=mtp)
-        with sources.open_gguf(path) as found:
-            yield _of_gguf(found, pre=pre, model_name=model_name)
+        with sources.open_gguf(path) as file:
+            yield _of_gguf(file, pre=pre, model_name=model_name)
         return
     with sources.open_checkpoint(src) as checkpoint:
-        model = models.place(checkpoint.config, checkpoint.tensors, mtp=mtp)
+        found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
+        model = models.place(checkpoint.config, found.tensors, mtp=mtp)
         words = tokenizer.load(
             checkpoint.directory,
             checkpoint.config,
@@ -104,9 +109,10 @@ def opened(
             model.tensors,
             values,
             words.values,
-            tuple(model.notes),
+            (*model.notes, *found.notes),
             tuple(warnings),
             checkpoint.files,
+            packed=found.packed,
         )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+from . import int4
 from .codecs import Encoder
 from .container import ALIGNMENT, MAX_NAME_BYTES, TensorInfo, Value, aligned, header
 from .errors import ModelError
@@ -92,6 +93,12 @@ class Planned:
         """Its blocks are written as the source has them."""
         stored = self.placed.tensor.format
         return stored is not None and stored.id == self.encoder.format.id
+
+    @property
+    def widened(self) -> bool:
+        """Its blocks are written as blocks of another format with the same codes and scales."""
+        stored = self.placed.tensor.format
+        return stored is not None and int4.holds_exactly(stored, self.encoder.format)
 
     @property
     def row_bytes(self) -> int:

@@ -17,11 +17,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from .codecs import encode_band
-from .errors import ImportanceError, NotFiniteError, OutlierError, ValueAtError, WriteError
+from . import int4
+from .codecs import Encoded, encode_band
+from .errors import (
+    ImportanceError,
+    InexactError,
+    NotFiniteError,
+    OutlierError,
+    ValueAtError,
+    WriteError,
+)
 from .planning import Planned
 from .tensor import DTYPE_NAMES
 
@@ -34,6 +43,8 @@ _HINTS: dict[type[ValueAtError], str] = {
     NotFiniteError: "the checkpoint is damaged, or was saved from a run that had diverged",
     OutlierError: "--on-outlier bf16 writes such tensors in BF16",
 }
+
+E = TypeVar("E", bound=ValueAtError)
 
 Progress = Callable[[str, int, int], None]
 """Called after each band with the tensor's name, the source bytes done and those there are in all;
@@ -52,11 +63,32 @@ class Losses:
 
 
 @dataclass(slots=True)
+class Lattice:
+    """Groups of 32 that were put back on the INT4 lattice they came from, of those there are."""
+
+    recovered: int = 0
+    groups: int = 0
+
+
+@dataclass(slots=True)
 class Tally:
-    """What the bands of a run added up to, by tensor name."""
+    """What the bands of a run added up to, by tensor name. `inexact`: the first packed group whose
+    scale no block holds; `lattice`: of tensors that Q4_X wrote.
+    """
 
     losses: dict[str, Losses] = field(default_factory=dict)
     outliers: dict[str, OutlierError] = field(default_factory=dict)
+    inexact: dict[str, InexactError] = field(default_factory=dict)
+    lattice: dict[str, Lattice] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What one band came to."""
+
+    flushed: int = 0
+    wiped: int = 0
+    recovered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +149,9 @@ def write(
 
 
 def scan(tensors: Sequence[Planned], *, threads: int, progress: Progress | None = None) -> Tally:
-    """Encode everything, keep nothing but what is counted; outliers are collected, not raised."""
+    """Encode everything, keep nothing but what is counted; outliers and inexact groups are
+    collected, not raised.
+    """
     tally = Tally()
     _run(tensors, lambda *_: None, threads, progress, tally, collect=True)
     return tally
@@ -168,21 +202,19 @@ def _run(
                 return
             planned, start, stop = band
             try:
-                flushed, wiped = _encode(planned, start, stop, put)
+                band_done = _encode(planned, start, stop, put)
             except BaseException as error:
                 with lock:
                     if collect and isinstance(error, OutlierError):
-                        first = tally.outliers.get(planned.name)
-                        if first is None or error.row < first.row:
-                            tally.outliers[planned.name] = error
+                        _keep_first(tally.outliers, planned.name, error)
+                        continue
+                    if collect and isinstance(error, InexactError):
+                        _keep_first(tally.inexact, planned.name, error)
                         continue
                     failures.append((number, error))
                 return
             with lock:
-                if flushed or wiped:
-                    losses = tally.losses.setdefault(planned.name, Losses())
-                    losses.flushed += flushed
-                    losses.wiped += wiped
+                _add(tally, planned, stop - start, band_done)
                 done += planned.source_bytes * (stop - start) // planned.placed.tensor.n_rows
                 if progress is not None:
                     progress(planned.name, done, total)
@@ -202,14 +234,17 @@ def _run(
 
 def _encode(
     planned: Planned, start: int, stop: int, put: Callable[[Planned, int, memoryview], None]
-) -> tuple[int, int]:
+) -> _Done:
     tensor, importance = planned.placed.tensor, planned.importance
-    if planned.copied:
-        put(planned, start, np.ascontiguousarray(tensor.blocks(start, stop)).data.cast("B"))
-        return 0, 0
+    if planned.copied or planned.widened:
+        blocks = tensor.blocks(start, stop)
+        made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
+        put(planned, start, made.data.cast("B"))
+        return _Done()
     vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
     try:
-        encoded = encode_band(tensor.rows(start, stop), planned.encoder, vector)
+        values = tensor.rows(start, stop)
+        encoded: Encoded = encode_band(values, planned.encoder, vector)
     except (NotFiniteError, OutlierError) as error:
         row = start + error.row
         raise type(error)(
@@ -221,8 +256,27 @@ def _encode(
         ) from error
     except ImportanceError as error:
         raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
+    on_lattice = planned.encoder.name == "Q4_X"
+    recovered = int4.recover(values, encoded.blocks) if on_lattice else None
     put(planned, start, encoded.blocks.data.cast("B"))
-    return encoded.flushed, encoded.wiped
+    return _Done(encoded.flushed, encoded.wiped, recovered)
+
+
+def _add(tally: Tally, planned: Planned, n_rows: int, done: _Done) -> None:
+    if done.flushed or done.wiped:
+        losses = tally.losses.setdefault(planned.name, Losses())
+        losses.flushed += done.flushed
+        losses.wiped += done.wiped
+    if done.recovered is not None:
+        lattice = tally.lattice.setdefault(planned.name, Lattice())
+        lattice.recovered += done.recovered
+        lattice.groups += n_rows * planned.placed.tensor.cols // 32
+
+
+def _keep_first(found: dict[str, E], name: str, error: E) -> None:
+    first = found.get(name)
+    if first is None or error.row < first.row:
+        found[name] = error
 
 
 def _bands(tensors: Sequence[Planned]) -> Iterator[tuple[Planned, int, int]]:

@@ -45,6 +45,8 @@ def convert(
             f"{name}: {losses.flushed} blocks written as zeros (their scale is too small to hold), "
             f"{losses.wiped} blocks in which one value drowns the others"
         )
+    for sentence in pipeline.of_int4(result):
+        note(sentence)
     plan = result.plan
     print(
         f"{out}: {report.size(plan.total_bytes)}, {plan.bits_per_weight:.2f} bits per weight, "

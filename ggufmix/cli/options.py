@@ -115,6 +115,13 @@ def _choices(
             metavar="error|bf16", help="A value no block scale can hold; bf16 implies --scan."
         ),
     ] = "error",
+    on_inexact: Annotated[
+        str,
+        typer.Option(
+            metavar="error|nearest|f32",
+            help="Packed INT4 with a scale float16 does not hold; f32 implies --scan.",
+        ),
+    ] = "error",
     imatrix: Annotated[
         list[Path] | None,
         typer.Option("--imatrix", metavar="FILE", help="Importance matrix; several are merged."),
@@ -148,6 +155,7 @@ def _choices(
         model_name=model_name,
         scan=scan,
         on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
+        on_inexact=_one_of("--on-inexact", on_inexact, ("error", "nearest", "f32")),
         imatrix=tuple(imatrix or ()),
         allow_requantize=allow_requantize,
     )

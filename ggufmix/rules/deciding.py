@@ -14,7 +14,17 @@ from ..errors import RuleError, ShapeError, UsageError
 from ..tensor import DTYPE_NAMES, Placed
 from . import roles
 from .facts import Facts
-from .files import Condition, Fallback, MirrorName, Must, Protect, Recipe, RecipeEntry, shipped
+from .files import (
+    SOURCE,
+    Condition,
+    Fallback,
+    MirrorName,
+    Must,
+    Protect,
+    Recipe,
+    RecipeEntry,
+    shipped,
+)
 from .overrides import Edge, Override, without_effect
 from .places import Positions, layer_set, where_test
 from .types import plain, type_named
@@ -22,7 +32,6 @@ from .types import plain, type_named
 Gates = Literal["bf16", "f32", "recipe"]
 FallbackName = Literal["quality", "llama.cpp", "ik", "error"]
 GATES = "gates"
-SOURCE = "SOURCE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,7 @@ class _Mixture:
             for entry in (recipe.ik if choices.mirror == "ik" and recipe.ik else recipe.tensor)
             if _met(entry.condition, facts, tied)
         ]
-        self.default = Decision(type_named(recipe.default), f"recipe {recipe.name}")
+        self.default = None if recipe.default == SOURCE else type_named(recipe.default)
 
     def wish(self, tensor: Placed) -> Decision:
         """By the first entry that speaks for the tensor, else the default."""
@@ -157,7 +166,7 @@ class _Mixture:
             if applied.holds(tensor, self.positions):
                 reason = f"recipe {self.recipe.name}: {applied.entry.why}"
                 return Decision(type_named(applied.entry.type), reason)
-        return self.default
+        return Decision(self.default or _as_stored(tensor), f"recipe {self.recipe.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +224,14 @@ def _must_holds(must: Must, placed: Placed) -> bool:
 
 
 def _must_type(must: Must, tensor: Placed) -> Encoder:
-    if must.type == SOURCE:
-        stored = tensor.tensor.format
-        if stored is not None:
-            return Encoder(stored.name, stored)
-        return type_named(DTYPE_NAMES.get(tensor.tensor.dtype, "F32"))
-    return type_named(must.type)
+    return _as_stored(tensor) if must.type == SOURCE else type_named(must.type)
+
+
+def _as_stored(tensor: Placed) -> Encoder:
+    stored = tensor.tensor.format
+    if stored is not None:
+        return Encoder(stored.name, stored)
+    return type_named(DTYPE_NAMES.get(tensor.tensor.dtype, "F32"))
 
 
 def _raised(tensor: Placed, decision: Decision, facts: Facts, edges: Iterable[Edge]) -> Decision:

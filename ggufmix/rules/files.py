@@ -21,6 +21,9 @@ from ..errors import RuleError
 
 T = TypeVar("T")
 
+SOURCE = "SOURCE"
+"""In place of a type: as the checkpoint has it."""
+
 Counted = Literal["kind", "block"]
 MirrorName = Literal["llama.cpp", "ik"]
 

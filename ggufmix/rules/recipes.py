@@ -11,7 +11,7 @@ import msgspec
 
 from ..errors import RuleError, UsageError
 from . import roles
-from .files import Recipe, RecipeEntry, folder, nearest, read, shipped
+from .files import SOURCE, Recipe, RecipeEntry, folder, nearest, read, shipped
 from .places import layer_set, where_test
 from .types import type_named
 
@@ -63,7 +63,8 @@ def checked(made: Recipe, where: str) -> Recipe:
     """The recipe itself, once its types, roles, places and file type are known to exist. Raises
     RuleError.
     """
-    _check_type(made.default, f"{where}: default")
+    if made.default != SOURCE:
+        _check_type(made.default, f"{where}: default")
     if made.file_type not in gguf.LlamaFileType.__members__:
         raise RuleError(
             f"{where}: file_type: expected a name of gguf.LlamaFileType, got {made.file_type!r}",

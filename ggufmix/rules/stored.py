@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from .. import int4
 from ..codecs import Encoder, Format
 from ..errors import FormatError, UsageError
 from ..tensor import Placed
@@ -39,8 +40,9 @@ def carry(
 
     again   blocks of one type may be decoded and quantized to another one: `--allow-requantize`
 
-    Of the same type they are copied. What would only be raised by a protection or an edge stays as
-    it is: the source has no more. F32 takes every value as it is. Integers are no weights and stay.
+    Of the same type they are copied, and Q8_0 takes the codes and scales of Q4_0. What would only
+    be raised by a protection or an edge stays as it is: the source has no more. F32 takes every
+    value as it is. Integers are no weights and stay.
     Raises UsageError for a tensor that would be quantized a second time and may not be,
     FormatError for a type that cannot be decoded.
     """
@@ -75,6 +77,8 @@ def _carried(
     as_stored = Encoder(stored.name, stored)
     if wanted.format.id == stored.id:
         return replace(decision, encoder=as_stored, reason=f"{decision.reason}; copied")
+    if int4.holds_exactly(stored, wanted.format):
+        return replace(decision, reason=f"{decision.reason}; the codes and scales of {stored}")
     if stored.name in INTEGERS:
         return Decision(as_stored, "integers are no weights; copied")
     if decision.reason.startswith(_RAISED) and wanted.format.bits > stored.bits:

@@ -6,6 +6,8 @@ from .checkpoint import Checkpoint, SourceFile, open_checkpoint
 from .gguf_file import GgufFile, GgufTensor, open_gguf
 from .listing import SUFFIX as LISTING_SUFFIX
 from .listing import ListedTensor, Listing, read_gguf, read_listing
+from .packed import Packed, Presented, presented
+from .packed.parts import OnInexact
 from .safetensors import StoredTensor, UnreadTensor
 
 __all__ = [
@@ -15,11 +17,15 @@ __all__ = [
     "GgufTensor",
     "ListedTensor",
     "Listing",
+    "OnInexact",
+    "Packed",
+    "Presented",
     "SourceFile",
     "StoredTensor",
     "UnreadTensor",
     "open_checkpoint",
     "open_gguf",
+    "presented",
     "read_gguf",
     "read_listing",
 ]

@@ -18,7 +18,12 @@ FLAGS = [
     *("-Wall", "-Wextra", "-Werror"),
 ]
 X86 = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
-TIERED = [EXT / "table.c", EXT / "driver.c", *sorted((EXT / "kernels").glob("*.c"))]
+TIERED = [
+    EXT / "table.c",
+    EXT / "driver.c",
+    EXT / "unpack.c",
+    *sorted((EXT / "kernels").glob("*.c")),
+]
 NATIVE = next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), None)
 
 

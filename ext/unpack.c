@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What is 4 bits in the source, moved into blocks of Q4_0 and Q8_0 without a change of value. Compiled once per tier.
+ */
+#include "lattice.h"
+#include "symmetric.h"
+#include "unpack.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#define BEGIN                                                                                                              \
+    unsigned control = _mm_getcsr();                                                                                       \
+    _mm_setcsr(0x1F80)
+#define END _mm_setcsr(control)
+#else
+#define BEGIN
+#define END
+#endif
+
+static inline float value_of(int xtype, const void *x, int64_t i) {
+    return xtype == X_F32    ? ((const float *)x)[i]
+           : xtype == X_BF16 ? f32_from_bf16(((const uint16_t *)x)[i])
+                             : f32_from_f16(((const uint16_t *)x)[i]);
+}
+
+/* Bytes of elements (2k, 2k + 1), low nibble first, as bytes of (j, j + 16). */
+static inline void pairs_to_halves(const uint8_t *from, uint8_t *to) {
+#if defined(__SSE2__)
+    __m128i x = _mm_loadu_si128((const __m128i *)from), low = _mm_set1_epi8(15);
+    __m128i even = _mm_and_si128(x, low), odd = _mm_and_si128(_mm_srli_epi16(x, 4), low);
+    __m128i first = _mm_unpacklo_epi8(even, odd), second = _mm_unpackhi_epi8(even, odd);
+    _mm_storeu_si128((__m128i *)to, _mm_or_si128(first, _mm_slli_epi16(second, 4)));
+#else
+    uint8_t e[32];
+    for (int k = 0; k < 16; k++) e[2 * k] = from[k] & 15, e[2 * k + 1] = from[k] >> 4;
+    for (int j = 0; j < 16; j++) to[j] = (uint8_t)(e[j] | e[j + 16] << 4);
+#endif
+}
+
+static int all_zero(const uint8_t *packed, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (packed[i] != 0x88) return 0;
+    return 1;
+}
+
+/* See unpack.h. */
+static struct repacked repack(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row, int64_t group,
+                              int64_t n_rows, int32_t *inexact) {
+    int64_t n_groups = n_per_row / group, n_blocks = group / 32;
+    for (int64_t row = 0; row < n_rows; row++) {
+        int32_t lost = 0;
+        for (int64_t g = 0; g < n_groups; g++) {
+            float s = value_of(stype, scales, row * n_groups + g);
+            uint16_t d = f16_of_scale(s);
+            if (magnitude(s) >= 0x7F800000) return (struct repacked){SCALE_NOT_FINITE, row, g};
+            if (scale_of_f16(d) != s || s == 0) {
+                int infinite = (d & 0x7FFF) >= 0x7C00;
+                if (all_zero(packed, group / 2))
+                    d = infinite ? 0 : d;
+                else if (s == 0 || infinite)
+                    return (struct repacked){s == 0 ? SCALE_ZERO : SCALE_TOO_LARGE, row, g};
+                else
+                    lost++;
+            }
+            for (int64_t b = 0; b < n_blocks; b++, packed += 16, y += 18) {
+                memcpy(y, &d, 2);
+                pairs_to_halves(packed, y + 2);
+            }
+        }
+        inexact[row] = lost;
+    }
+    return (struct repacked){SCALES_TAKEN, 0, 0};
+}
+
+struct repacked FN(repack_int4)(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,
+                                int64_t group, int64_t n_rows, int32_t *inexact) {
+    BEGIN;
+    struct repacked out = stype == X_BF16 ? repack(packed, X_BF16, scales, y, n_per_row, group, n_rows, inexact)
+                                          : repack(packed, stype, scales, y, n_per_row, group, n_rows, inexact);
+    END;
+    return out;
+}
+
+void FN(widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks) {
+    for (int64_t b = 0; b < n_blocks; b++, blocks += 18, y += 34) {
+        memcpy(y, blocks, 2);
+        for (int j = 0; j < 16; j++) {
+            y[2 + j] = (uint8_t)((blocks[2 + j] & 15) - 8);
+            y[18 + j] = (uint8_t)((blocks[2 + j] >> 4) - 8);
+        }
+    }
+}
+
+static inline int64_t recover(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks) {
+    int64_t found = 0;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        float f[32];
+        uint8_t codes[32];
+        uint16_t d;
+        for (int i = 0; i < 32; i++) f[i] = value_of(xtype, x, 32 * b + i);
+        if (!on_lattice(xtype, f, codes, &d)) continue;
+        found++;
+        if (blocks == NULL) continue;
+        memcpy(blocks + 18 * b, &d, 2);
+        store_nibbles(codes, blocks + 18 * b + 2);
+    }
+    return found;
+}
+
+int64_t FN(recover_lattice)(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks) {
+    BEGIN;
+    int64_t found = xtype == X_F32    ? recover(x, X_F32, blocks, n_blocks)
+                    : xtype == X_BF16 ? recover(x, X_BF16, blocks, n_blocks)
+                                      : recover(x, X_F16, blocks, n_blocks);
+    END;
+    return found;
+}

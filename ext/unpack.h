@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Sources of 4 bits: what unpack.c gives, once per tier.
+ */
+#ifndef GGUFMIX_UNPACK_H
+#define GGUFMIX_UNPACK_H
+
+#include <stdint.h>
+
+enum { SCALES_TAKEN, SCALE_NOT_FINITE, SCALE_ZERO, SCALE_TOO_LARGE };
+
+/* What became of the scales: at the first that cannot be stored, its row and group. */
+struct repacked {
+    int status;
+    int64_t row, group;
+};
+
+#define UNPACKERS(isa)                                                                                                     \
+    /* Codes q + 8, two per byte, low nibble first, with a scale for each `group` (a multiple of 32) columns: as blocks of  \
+     * Q4_0. The codes stay, d is the nearest float16 of the scale; inexact gets, for each row, the groups in which that is \
+     * another number and some code is not zero. SCALE_ZERO and SCALE_TOO_LARGE where codes other than zero would be lost.  \
+     */                                                                                                                    \
+    struct repacked repack_int4_##isa(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,  \
+                                      int64_t group, int64_t n_rows, int32_t *inexact);                                    \
+    /* Blocks of Q4_0 as blocks of Q8_0: the same d, the code as a byte. */                                                \
+    void widen_q4_0_##isa(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);                                            \
+    /* Counts the groups of 32 that lie on an int4 lattice, and writes them over blocks of Q4_0 unless that is NULL. */     \
+    int64_t recover_lattice_##isa(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks);
+
+UNPACKERS(base)
+#if defined(GGUFMIX_X86_TIERS)
+UNPACKERS(avx2)
+UNPACKERS(avx512)
+#endif
+
+#endif

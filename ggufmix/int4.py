@@ -1,0 +1,116 @@
+"""Weights that are 4 bits in the source, moved into blocks without a change of value.
+
+`repack` takes packed codes as they are, `widen` turns blocks of Q4_0 into Q8_0 of the same codes
+and scales, `recover` finds the codes and scales of values that were dequantized from symmetric
+INT4. All run without the GIL and give the same on every CPU. Kernels: ext/unpack.c, ext/lattice.h.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from . import _core
+from .codecs import ENCODERS, Format, bytes_of, tier_number
+from .errors import FormatError, SourceError
+
+Q4_0 = ENCODERS["Q4_0"].format
+Q8_0 = ENCODERS["Q8_0"].format
+
+_DTYPES: dict[np.dtype[Any], int] = {
+    np.dtype(np.float32): ENCODERS["F32"].format.id,
+    np.dtype(np.float16): ENCODERS["F16"].format.id,
+    np.dtype(ml_dtypes.bfloat16): ENCODERS["BF16"].format.id,
+}
+_PROBLEMS = (
+    "",
+    "expected a finite scale, got {}",
+    "a scale of {} in a group whose codes are not all zero",
+    "a scale of {} is more than the float16 of a block can hold",
+)
+
+
+class ScaleError(SourceError):
+    """A scale that no block can store; `row` and `group` say which one."""
+
+    def __init__(self, message: str, row: int, group: int) -> None:
+        super().__init__(message)
+        self.row = row
+        self.group = group
+
+
+def repack(
+    packed: NDArray[np.uint8],
+    scales: NDArray[Any],
+    cols: int,
+    *,
+    tier: str | None = None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Packed INT4 rows as blocks of Q4_0: the codes stay, d is the scale in float16.
+
+    packed  uint8, (rows, cols / 2): codes q + 8, two per byte, the even column in the low nibble
+    scales  float32, float16 or bfloat16, (rows, groups); cols / groups is a multiple of 32
+    tier    as in `codecs.encode`
+    Returns the blocks, uint8 (rows, bytes), and for each row the groups that are not exact: some
+    code is not zero and float16 does not hold the scale. Raises ScaleError for a scale that is not
+    finite, is zero in front of codes that are not, or becomes infinite.
+    """
+    rows, groups = scales.shape
+    out = np.empty((rows, Q4_0.row_bytes(cols)), np.uint8)
+    inexact = np.zeros(rows, np.int32)
+    if not out.size:
+        return out, inexact
+    status, row, group = _core.repack_int4(
+        bytes_of(packed),
+        _DTYPES[scales.dtype],
+        bytes_of(scales),
+        bytes_of(out),
+        inexact,
+        cols,
+        cols // groups,
+        tier_number(tier),
+    )
+    if status:
+        raise ScaleError(_PROBLEMS[status].format(float(scales[row, group])), row, group)
+    return out, inexact
+
+
+def holds_exactly(stored: Format, wanted: Format) -> bool:
+    """Whether blocks of `stored` can be written as `wanted` with the same codes and scales."""
+    return (stored.name, wanted.name) == (Q4_0.name, Q8_0.name)
+
+
+def widen(blocks: NDArray[np.uint8], *, tier: str | None = None) -> NDArray[np.uint8]:
+    """Blocks of Q4_0, uint8 (rows, bytes), as blocks of Q8_0 with the same codes and scales."""
+    out = np.empty((len(blocks), blocks.shape[1] // Q4_0.bytes * Q8_0.bytes), np.uint8)
+    if out.size:
+        _core.widen_q4_0(bytes_of(blocks), bytes_of(out), tier_number(tier))
+    return out
+
+
+def recover(
+    x: NDArray[Any], blocks: NDArray[np.uint8] | None = None, *, tier: str | None = None
+) -> int:
+    """Put groups of 32 values back on the INT4 lattice that they were dequantized from.
+
+    x       float32, float16 or bfloat16, (rows, cols), finite; cols a multiple of 32
+    blocks  uint8, (rows, bytes), contiguous: Q4_0, in which groups that lie on a lattice are
+            overwritten; None: only count
+    Returns the groups that do: for codes in -8..7 and a float16 d, `code * d` rounded to the dtype
+    of x is every value of the group. Nothing else is touched. Raises FormatError for another dtype.
+    """
+    code = _DTYPES.get(x.dtype)
+    if code is None:
+        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
+    if not x.size:
+        return 0
+    flat = None
+    if blocks is not None:
+        assert blocks.flags.c_contiguous
+        flat = blocks.reshape(-1)
+    return _core.recover_lattice(bytes_of(x), code, flat, tier_number(tier))

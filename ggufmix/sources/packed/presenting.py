@@ -1,0 +1,100 @@
+"""The stored tensors of a checkpoint as the weights they make up."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...tensor import Tensor
+from ..safetensors import StoredTensor
+from .int4 import OTHERS, SCALE, WEIGHT, PackedInt4, scheme
+from .parts import OnInexact, Packed, failed
+
+_ACTIVATIONS = (
+    ".input_scale",
+    ".input_zero_point",
+    ".input_global_scale",
+    ".activation_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+)
+"""Endings of what scales activations: GGUF has no place for it, its runtimes take their own."""
+
+
+@dataclass(frozen=True)
+class Presented:
+    """The weights of a checkpoint, each under its own name.
+
+    tensors  by name, in the order of the files; what belongs to a packed weight is not among them
+    packed   those of them that are packed
+    notes    what is dequantized, and why
+    """
+
+    tensors: Mapping[str, Tensor]
+    packed: Sequence[Packed]
+    notes: tuple[str, ...] = ()
+
+
+def presented(
+    stored: Mapping[str, StoredTensor],
+    config: Mapping[str, Any],
+    on_inexact: OnInexact = "error",
+) -> Presented:
+    """Find what is packed and put it together.
+
+    stored      the tensors of a checkpoint, by name
+    config      config.json
+    on_inexact  what blocks do at a scale that float16 does not hold: raise, or take the nearest
+    Raises SourceError, naming file and tensor, for scales without weights, weights without scales,
+    and shapes that do not fit each other.
+    """
+    packed: dict[str, Packed] = {}
+    used: set[str] = set()
+    about = scheme(config)
+    for name in stored:
+        if name.endswith(WEIGHT):
+            stem = name.removesuffix(WEIGHT)
+            packed[name] = PackedInt4(name, stored, about, on_inexact)
+            used |= {name, *(stem + other for other in OTHERS)}
+    tensors: dict[str, Tensor] = {}
+    activations = 0
+    for name, tensor in stored.items():
+        if name in packed:
+            whole = packed[name]
+            if whole.name in stored:
+                raise failed(tensor, f"{whole.name} is there too, so there are two weights")
+            tensors[whole.name] = whole
+        elif packed and name.endswith(_ACTIVATIONS):
+            activations += 1
+        elif name not in used:
+            _check_orphan(tensor, stored)
+            tensors[name] = tensor
+    notes = _notes(packed.values())
+    if activations:
+        notes.append(
+            f"left out {activations} scales of activations: runtimes of GGUF have their own"
+        )
+    return Presented(tensors, tuple(packed.values()), tuple(notes))
+
+
+def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> None:
+    for ending in OTHERS:
+        if tensor.name.endswith(ending):
+            stem = tensor.name.removesuffix(ending)
+            if ending != SCALE or stem + ".weight" not in stored:
+                raise failed(
+                    tensor, f"expected {stem}{WEIGHT} beside it, no file has it: nothing to scale"
+                )
+
+
+def _notes(packed: Iterable[Packed]) -> list[str]:
+    reasons = Counter(p.note for p in packed if p.note is not None)
+    return [
+        f"{n} packed tensors are dequantized, their codes cannot be carried over: {why}"
+        for why, n in reasons.items()
+    ]
