@@ -117,7 +117,7 @@ class GgufFile:
     def __init__(self, folder: LocalFolder, name: str) -> None:
         self._folder = folder
         data, header = _read(folder, name)
-        count = _number(header.values, "split.count", data.name, 1)
+        count = number_of(header.values, "split.count", data.name, 1)
         parts = _parts(folder, name, count) if count > 1 else [(data, header)]
         self.where = parts[0][0].name
         self.values = parts[0][1].values
@@ -130,7 +130,7 @@ class GgufFile:
                     raise SourceError(
                         f"{part.name}: {shown(info.name)}: is in {other.file} too", hint=_PARTS
                     )
-        stated = _number(self.values, "split.tensors.count", self.where, len(tensors))
+        stated = number_of(self.values, "split.tensors.count", self.where, len(tensors))
         if count > 1 and stated != len(tensors):
             raise SourceError(
                 f"{self.where}: split.tensors.count is {stated}, the {count} parts have "
@@ -248,6 +248,9 @@ def read_checked(data: Bytes) -> Header:
     """The header of one file, its tensors' places checked. Raises SourceError."""
     stream = cast(BinaryIO, io.BufferedReader(_Stream(data), 1 << 20))
     header = read_header(stream, data.size, data.name)
+    for key in header.values:
+        if "\ufffd" in key:
+            raise SourceError(f"{data.name}: {shown(key)}: expected a key in UTF-8", hint=_AGAIN)
     check_extents(header, data.size, data.name)
     return header
 
@@ -257,7 +260,10 @@ def _read(folder: LocalFolder, name: str) -> tuple[Bytes, Header]:
     return data, read_checked(data)
 
 
-def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, Header]]:
+def part_names(name: str, count: int) -> list[str]:
+    """Names of all `count` parts of a split file, of which `name` is one. Raises SourceError for a
+    name that is no part's.
+    """
     named = _PART.fullmatch(name)
     if named is None or int(named["total"]) != count:
         raise SourceError(
@@ -265,16 +271,22 @@ def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, 
             f"-00001-of-{count:05}.gguf",
             hint="give the parts the names they had",
         )
-    found = []
-    for number in range(1, count + 1):
-        part = f"{named['stem']}-{number:05}-of-{count:05}.gguf"
+    return [f"{named['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
+
+
+def part_missing(name: str, count: int) -> SourceError:
+    """What there is to say of a part that is not there."""
+    return SourceError(f"{shown(name)}: missing, one of {count} parts of the file", hint=_PARTS)
+
+
+def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, Header]]:
+    found: list[tuple[Bytes, Header]] = []
+    for number, part in enumerate(part_names(name, count)):
         if folder.path(part) is None:
-            raise SourceError(
-                f"{shown(part)}: missing, one of {count} parts of the file", hint=_PARTS
-            )
+            raise part_missing(part, count)
         data, header = _read(folder, part)
-        for key, expected in (("split.count", count), ("split.no", number - 1)):
-            stated = _number(header.values, key, data.name, -1)
+        for key, expected in (("split.count", count), ("split.no", number)):
+            stated = number_of(header.values, key, data.name, -1)
             if stated != expected:
                 what = stated if stated != -1 else "none"
                 raise SourceError(
@@ -292,7 +304,8 @@ def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, 
     return found
 
 
-def _number(values: Mapping[str, Value], key: str, where: str, default: int) -> int:
+def number_of(values: Mapping[str, Value], key: str, where: str, default: int) -> int:
+    """A key-value that is a count. Raises SourceError for anything else."""
     stated = values.get(key)
     if stated is None:
         return default

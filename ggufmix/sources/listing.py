@@ -22,6 +22,7 @@ from typing import Literal
 from ..container import Header, Value, read_header
 from ..errors import SourceError, UsageError
 from ..tensor import DTYPE_NAMES, F32, Array, Tensor
+from .gguf_file import number_of, part_missing, part_names
 
 SUFFIX = ".tsv"
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
@@ -105,17 +106,32 @@ def read_listing(path: Path) -> Listing:
 
 
 def read_gguf(path: Path, foreign: Mapping[int, str] | None = None) -> Listing:
-    """The tensors of a GGUF file's header.
+    """The tensors of a GGUF file's header; of a split file any part, the others beside it.
 
     foreign  numbers and names of types that gguf does not know
-    Raises as `container.read_header`; UsageError for a path that is not there.
+    Raises as `container.read_header`; UsageError for a path that is not there, SourceError for a
+    part that is not.
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file")
+    header, size = _header(path, foreign)
+    count = number_of(header.values, "split.count", path.name, 1)
+    if count == 1:
+        return Listing(path.name, "gguf", _tensors(header), header.values, size)
+    parts = []
+    for name in part_names(path.name, count):
+        if not path.with_name(name).is_file():
+            raise part_missing(name, count)
+        parts.append(_header(path.with_name(name), foreign))
+    tensors = {name: t for head, _ in parts for name, t in _tensors(head).items()}
+    first, size = parts[0][0], sum(size for _, size in parts)
+    return Listing(part_names(path.name, count)[0], "gguf", tensors, first.values, size)
+
+
+def _header(path: Path, foreign: Mapping[int, str] | None) -> tuple[Header, int]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        header = read_header(file, size, path.name, foreign=foreign)
-    return Listing(path.name, "gguf", _tensors(header), header.values, size)
+        return read_header(file, size, path.name, foreign=foreign), size
 
 
 def _tensors(header: Header) -> dict[str, ListedTensor]:

@@ -227,6 +227,19 @@ def test_a_split_source_is_joined(made: dict[str, Path], tmp_path: Path) -> None
     )
 
 
+def test_like_a_split_file(made: dict[str, Path], example: Path, tmp_path: Path) -> None:
+    """--like and lint see all parts: a split file by its own types is joined, nothing else."""
+    realigned(made["q4_k_m"], tmp_path / "m.gguf", 32, split_max_tensors=20)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    for part in (parts[0], parts[2]):
+        options = Options("f32", like=part)
+        ggufmix.convert(part, tmp_path / "x.gguf", options=options, overwrite=True)
+        assert tensors(tmp_path / "x.gguf") == tensors(made["q4_k_m"])
+    parts[1].unlink()
+    with pytest.raises(SourceError, match=r"m-00002-of-00004\.gguf: missing"):
+        ggufmix.plan(example, options=Options(like=parts[0]))
+
+
 def strange(path: Path, **more: Any) -> Path:
     """An architecture that nobody has heard of."""
     rng = np.random.default_rng(3)
