@@ -22,6 +22,7 @@ from .errors import SourceError
 MAGIC = b"GGUF"
 VERSION = 3
 ALIGNMENT = 32
+MAX_ALIGNMENT = 1 << 24  # more would be padding without end
 MAX_NAME_BYTES = 63  # llama.cpp keeps 64 with the zero
 MAX_DIMS = 4
 MAX_ITEMS = 1 << 24
@@ -211,9 +212,15 @@ class _Reader:
             values[key] = self.value(key)
         alignment_value = values.get("general.alignment")
         alignment = alignment_value.data if alignment_value else ALIGNMENT
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        if (
+            not isinstance(alignment, int)
+            or not 1 <= alignment <= MAX_ALIGNMENT
+            or alignment & (alignment - 1)
+        ):
+            got = repr(alignment)[:40]
             raise SourceError(
-                f"{self.where}: general.alignment: expected a power of two, got {alignment!r}"
+                f"{self.where}: general.alignment: expected a power of two up to {MAX_ALIGNMENT}, "
+                f"got {got}"
             )
         tensors: dict[str, TensorInfo] = {}
         for _ in range(n_tensors):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,16 @@ import ml_dtypes
 import numpy as np
 import oracle
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from imatrix.made import write_gguf
-from sources.gguf_build import blocks_of, gguf_file
+from sources.gguf_build import blocks_of, gguf_file, raw_file
 from whole_file import described
 
 import ggufmix
 from ggufmix import writer
-from ggufmix.errors import FormatError, NotFiniteError, SourceError, UsageError
+from ggufmix.container import Value, boolean, f32, header, i32s, text, texts, u32
+from ggufmix.errors import FormatError, GgufmixError, NotFiniteError, SourceError, UsageError
 from ggufmix.pipeline import Options
 from ggufmix.runtime import Llama
 
@@ -343,13 +347,47 @@ def test_what_cannot_be_decoded(tmp_path: Path) -> None:
 )
 def test_a_file_without_a_model(tmp_path: Path, values: dict[str, Any], says: str) -> None:
     """A vocabulary alone, or a file that does not say what it is, is no source."""
-    from ggufmix.container import header, text
-
     path = tmp_path / "x.gguf"
     named = {} if "arch" in values else {"general.architecture": text("llama")}
     path.write_bytes(header(named, []))
     with pytest.raises(SourceError, match=says):
         ggufmix.plan(path)
+
+
+KEYS = (
+    "general.alignment",
+    "general.file_type",
+    "split.count",
+    "split.no",
+    "llama.block_count",
+    "llama.expert_count",
+    "llama.expert_used_count",
+    "llama.attention.head_count",
+)
+SCALARS = st.one_of(
+    st.sampled_from([0, 1, 64, 2**31]).map(u32),
+    st.sampled_from([0.0, 1e30, float("nan"), float("inf")]).map(f32),
+    st.sampled_from(["", "64", b"\xff"]).map(text),
+    st.booleans().map(boolean),
+)
+LISTS = st.one_of(
+    st.lists(st.integers(-1, 64), max_size=3).map(i32s),
+    st.lists(st.sampled_from(["", "64"]), max_size=3).map(texts),
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), SCALARS | LISTS, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_metadata_gives_a_plan_or_an_error(tmp_path: Path, values: dict[str, Value]) -> None:
+    """Keys of the wrong type or with absurd values end in a plan or in an error of ours."""
+    infos = [
+        ("token_embd.weight", (256, 4), "F32", 0),
+        ("blk.0.attn_v.weight", (256,), "F32", 4096),
+    ]
+    path = tmp_path / "x.gguf"
+    path.write_bytes(raw_file(infos, 8192, values, 4096))
+    with contextlib.suppress(GgufmixError):
+        ggufmix.plan(path, "q4_k_m").as_dict()
 
 
 def test_memory_is_that_of_bands(tmp_path: Path) -> None:

@@ -261,6 +261,13 @@ def test_a_header_of_terabytes_costs_nothing(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("alignment", [0, 3, 48, 2**31])
+def test_alignments_that_cannot_be(tmp_path: Path, alignment: int) -> None:
+    """No power of two, or one that would make a header of gigabytes."""
+    content = raw_file([("a", (8,), "F32", 0)], 32, {"general.alignment": u32(alignment)})
+    assert "general.alignment: expected a power of two" in refused(content, tmp_path / "x.gguf")
+
+
 def test_a_path_that_is_no_file(tmp_path: Path) -> None:
     """A folder and a name without a file are wrong commands."""
     for path in (tmp_path, tmp_path / "x.gguf"):
