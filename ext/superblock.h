@@ -21,6 +21,10 @@ struct superblock {
     struct qkx plain, weighted; /* searches without and with importance */
 };
 
+/* With importance a group may have a negative scale, whose code wraps to more than 63 (search_qp.h). Of six bits Q4_K stores the
+ * low ones, spilling the rest into another group's; Q5_K limits the code. */
+static inline int superblock_limits(const struct superblock *s) { return s->top == 63 && s->plain.nmax == 31; }
+
 /* ls, lm: bytes per group. Of groups 4 to 7 the upper two bits are stored above the six bits of groups 0 to 3. */
 static inline void pack_six_bits(const uint8_t *ls, const uint8_t *lm, uint8_t bytes[12]) {
     for (int j = 0; j < 4; j++) {
@@ -79,6 +83,7 @@ __attribute__((unused)) static void superblock_encode(const struct superblock *s
     }
     z->d = f16_from_f32(importance ? qp_search(groups, s->top, scales, sum_w, ls) : superblock_scales(s->top, groups, scales, ls));
     z->dmin = f16_from_f32(importance ? qp_search(groups, s->top, mins, sum_w, lm) : superblock_scales(s->top, groups, mins, lm));
+    for (int j = 0; superblock_limits(s) && j < groups; j++) ls[j] = ls[j] < 63 ? ls[j] : 63, lm[j] = lm[j] < 63 ? lm[j] : 63;
     if (s->top == 63) {
         pack_six_bits(ls, lm, z->scales);
         unpack_six_bits(z->scales, ls, lm);
@@ -179,6 +184,7 @@ V_INLINE void superblock_encode_lanes(const struct superblock *s, const float *c
     }
     vi d = v_f16(importance ? qp_search_lanes(groups, s->top, scales, sum_w, ls) : superblock_scales_lanes(s->top, groups, scales, ls));
     vi dmin = v_f16(importance ? qp_search_lanes(groups, s->top, mins, sum_w, lm) : superblock_scales_lanes(s->top, groups, mins, lm));
+    for (int j = 0; superblock_limits(s) && j < groups; j++) ls[j] = i_min(ls[j], i_set(63)), lm[j] = i_min(lm[j], i_set(63));
     superblock_pack_lanes(s->top, ls, lm, z->scales);
     z->d = d | dmin << 16;
     for (int j = 0; j < groups; j++) {

@@ -100,6 +100,18 @@ def test_special_rows_with_importance(encoder, tier, name):
     check(encoder, tier, x, expected, importance)
 
 
+@each(WEIGHED)
+def test_importance_of_few_columns(encoder, tier):
+    """Where one weight in fifty counts, scales below 0 are found, whose codes wrap: llama.cpp's
+    bytes all the same.
+    """
+    rng = np.random.default_rng(9)
+    x = rng.standard_normal((64, data.COLS)).astype(data.BF16)
+    importance = rng.random(data.COLS, np.float32) * (rng.random(data.COLS) < 0.02)
+    expected = oracle.encode(x.astype(np.float32), encoder.name, importance)
+    check(encoder, tier, x, expected, importance)
+
+
 @each(UNWEIGHED)
 def test_float32_values(encoder, tier):
     """Values that use all bits of a float32: llama.cpp's bytes."""
