@@ -271,7 +271,11 @@ MIXTURES = (
     Latent("deepseek-v3-plain", V3, _v3(n_group=1, topk_group=1, q_lora_rank=None), dtype=F32),
     Latent("deepseek-v3-as-saved", V3, _v3(scoring_func=None, head_dim=8, topk_method=None)),
     Latent("deepseek-v2", V2, _v2(q_lora_rank=None, **_scaled("yarn", 0.707))),
-    Latent("kimi-wrapped", "KimiK25ForConditionalGeneration", _v3(n_group=1, topk_group=1)),
+    Latent(
+        "kimi-wrapped",
+        "KimiK25ForConditionalGeneration",
+        _v3(n_group=1, topk_group=1, **_scaled("yarn", 1.0)),
+    ),
     Glm("glm4moe-mtp", GLM, _glm(num_nextn_predict_layers=1), mtp=1),
     Glm("glm4moe-norms", GLM, _glm(use_qk_norm=True, attention_bias=False, n_shared_experts=2)),
     GptOss("gpt-oss", GPT_OSS, _gpt_oss()),

@@ -146,6 +146,7 @@ def place_decoder(
     claims.finish(name)
     if not windows:
         note_window(config, claims)
+    note_yarn(config, claims)
     common = common_values(config, name, block_count)
     return Model(
         name,
@@ -170,6 +171,29 @@ def note_window(config: Config, claims: Claims) -> None:
         claims.notes.append(
             f"sliding_window {window}: llama.cpp has none in this architecture, texts longer than "
             "that get other results"
+        )
+
+
+def note_yarn(config: Config, claims: Claims) -> None:
+    """Say where llama.cpp blends other frequencies than the model does: in these architectures it
+    takes no notice of the two keys for that, and it always rounds.
+
+    Source: llama.cpp, src/llama-hparams.h and ggml_rope_yarn_corr_dims (2026-08-04): only Grok and
+    Mistral 3 read the keys.
+    """
+    rope = config.rope
+    if rope.get("rope_type") != "yarn":
+        return
+    for key, taken in (("beta_fast", 32), ("beta_slow", 1)):
+        if (stated := rope.get(key)) and stated != taken:
+            claims.notes.append(
+                f"rope_scaling {key} {stated}: llama.cpp takes {taken} whatever the file says; run "
+                f"it with --yarn-{key.replace('_', '-')} {stated}"
+            )
+    if rope.get("truncate") is False:
+        claims.notes.append(
+            "rope_scaling truncate: llama.cpp rounds the range that YaRN blends, this model does "
+            "not: results differ slightly, in every GGUF of it"
         )
 
 

@@ -76,11 +76,6 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
             f"model.layers.0.{_PACKED}: experts stored as MXFP4 are not read yet",
             hint="a copy of the model with experts in BF16 will do",
         )
-    if config.rope.get("rope_type") == "yarn" and config.rope.get("truncate") is False:
-        claims.notes.append(
-            "rope_scaling truncate: llama.cpp rounds the range that YaRN blends, this model does "
-            "not: results differ slightly, as in every GGUF of it"
-        )
     n = config.integer("num_local_experts", "num_experts")
     hidden, width = config.integer("hidden_size"), config.integer("intermediate_size")
     attention = Attention.read(config, biases="qkvo")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import CASES
+from checkpoints import CASES, write
 from listings import Listed, listing
 from mixtures import Glm, GptOss, Latent, Mixture
 from plain_gguf import write_f32
@@ -19,6 +19,7 @@ from ggufmix import models
 from ggufmix.errors import ModelError
 from ggufmix.models import Model
 from ggufmix.runtime import Llama
+from ggufmix.sources import open_checkpoint
 from ggufmix.tensor import Tensor, held
 
 Placed = Callable[..., Model]
@@ -95,9 +96,29 @@ def test_notes_of_mixtures(placed: Placed) -> None:
     assert note.startswith("topk_method group_limited_greedy: llama.cpp chooses")
     case = CASES["gpt-oss"]
     config = case.raw_config()
-    config["rope_scaling"]["truncate"] = False
+    config["rope_scaling"] = {**config["rope_scaling"], "truncate": False}
     (note,) = models.place(config, _held(case.arrays())).notes
     assert note.startswith("rope_scaling truncate: llama.cpp rounds")
+
+
+@pytest.mark.parametrize("name", ["kimi-wrapped", "gpt-oss", "qwen3-yarn", "glm4moe-norms"])
+def test_llama_cpp_takes_no_notice_of_betas(name: str, run: Callable[[Model], np.ndarray]) -> None:
+    """Whatever the file says of beta_fast and beta_slow, it computes the same: so that is said."""
+    case = CASES[name]
+    arrays, config = _held(case.arrays()), case.raw_config()
+    text = config.get("text_config", config)
+    stated = text.pop("rope_scaling", None) or text.pop("rope_parameters", None) or {}
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    logits = []
+    for betas in ({}, {"beta_fast": 1.0, "beta_slow": 0.5}):
+        text["rope_scaling"] = {**stated, **yarn, **betas}
+        model = models.place(config, arrays)
+        logits.append(run(model))
+    assert (
+        "beta_fast 1.0: llama.cpp takes 32 whatever the file says; run it with" in model.notes[-2]
+    )
+    assert model.notes[-1].endswith("run it with --yarn-beta-slow 0.5")
+    np.testing.assert_array_equal(*logits)
 
 
 def test_further_layers_that_are_no_mtp_block() -> None:
@@ -128,6 +149,36 @@ def test_mtp_blocks_that_share_the_embedding(tmp_path: Path) -> None:
     model = models.place(case.raw_config(), _held(arrays))
     assert len(case.arrays()) - len(arrays) == 2
     Llama(write_f32(model, tmp_path / "shared.gguf"), mtp=True).close()
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "gpt-oss"])
+def test_what_transformers_saves(name: str, placed: Placed, tmp_path: Path) -> None:
+    """A checkpoint that went through transformers, as fine-tunes do, is the same model, without
+    its MTP blocks.
+    """
+    import torch
+    import transformers
+
+    case = CASES[name].plain()
+    stored = write(tmp_path / "stored", case.raw_config(), case.arrays())
+    kind = getattr(transformers, case.hf_class)
+    kind.from_pretrained(stored, dtype=torch.bfloat16).save_pretrained(tmp_path / "saved")
+    want = placed(name, mtp=False)
+    with open_checkpoint(tmp_path / "saved") as checkpoint:
+        model = models.place(checkpoint.config, checkpoint.tensors)
+        assert model.values == want.values
+        assert {p.name for p in model.tensors} == {p.name for p in want.tensors}
+        theirs = {p.name: p.tensor.all() for p in model.tensors}
+    for p in want.tensors:
+        np.testing.assert_array_equal(theirs[p.name], p.tensor.all(), p.name)
+
+
+def test_the_wrapper_alone_names_its_class() -> None:
+    """Kimi-K2.5's text model need not name a class of its own."""
+    case = CASES["kimi-wrapped"]
+    config = case.raw_config()
+    del config["text_config"]["architectures"]
+    assert models.place(config, _held(case.arrays())).arch == "deepseek2"
 
 
 def _held(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
