@@ -1,5 +1,5 @@
-"""Tiny checkpoints for tests: those of the Qwen3.5 family, and with the plain decoders and mixtures
-of experts all there are.
+"""Tiny checkpoints for tests: those of the Qwen3.5 family, and with the plain decoders, mixtures of
+experts and other hybrids all there are.
 """
 
 # SPDX-License-Identifier: MIT
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoders import DECODERS
+from hybrids import HYBRIDS as OTHER_HYBRIDS
 from mixtures import MIXTURES
 from tiny import BF16, F32, Arrays, Case, Shapes, mlp, noise, one_by_one, weights, write
 
@@ -232,7 +233,9 @@ HYBRIDS = (
     Hybrid("next-wide", "Qwen3NextForCausalLM", _config(**_NEXT, linear_num_value_heads=8)),
 )
 
-CASES: dict[str, Case] = {case.name: case for case in (*HYBRIDS, *DECODERS, *MIXTURES)}
+CASES: dict[str, Case] = {
+    case.name: case for case in (*HYBRIDS, *DECODERS, *MIXTURES, *OTHER_HYBRIDS)
+}
 """Every class and layout. What a name does not say: value heads of hybrids are 1 to 4 times the key
 heads; weights are BF16, once F32.
 """

@@ -68,18 +68,23 @@ class Block:
         self.put(to or name, tensor)
 
     def make(self, role: MODEL_TENSOR, tensor: Tensor) -> None:
-        """Place a tensor outside the blocks that no checkpoint stores."""
+        """Place a tensor outside the blocks by its role, whatever the checkpoint calls it."""
         self.placed.append(Placed(TENSOR_NAMES[role] + ".weight", role.name, None, tensor))
 
-    def embedding(self, config: Config) -> tuple[int, bool]:
+    def embedding(
+        self,
+        config: Config,
+        name: str = "model.embed_tokens.weight",
+        steps: tuple[tuple[Step, ...], tuple[Step, ...]] = ((), ()),
+    ) -> tuple[int, bool]:
         """Place the embedding and, unless tied to it, the output matrix.
 
+        steps  for the values of either
         Returns the rows of the embedding, and whether it is tied. A tied checkpoint that stores an
         output matrix all the same keeps it. Raises ModelError if config.json states another size of
         vocabulary.
         """
         vocab, hidden = config.integer("vocab_size"), config.integer("hidden_size")
-        name = "model.embed_tokens.weight"
         shape = self.claims.shape(name)
         if shape is not None and len(shape) == 2 and shape[0] != vocab:
             raise ModelError(
@@ -87,10 +92,13 @@ class Block:
                 f"got {shape[0]}",
                 hint="tokens were added without resizing, or config.json is of another model",
             )
-        self.place(name, vocab, hidden)
         tied = config.tie_word_embeddings and "lm_head.weight" not in self
-        if not tied:
-            self.place("lm_head.weight", vocab, hidden)
+        ends = [(MODEL_TENSOR.TOKEN_EMBD, name), (MODEL_TENSOR.OUTPUT, "lm_head.weight")]
+        for (role, stored), each in zip(ends[: 2 - tied], steps, strict=False):
+            tensor = self.claim(stored, vocab, hidden)
+            for step in each:
+                tensor = step(tensor)
+            self.make(role, tensor)
         return vocab, tied
 
     def mlp(self, prefix: str, width: int, hidden: int, *, biases: bool = False) -> None:

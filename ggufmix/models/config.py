@@ -57,9 +57,7 @@ class Config:
         self._values = {**_stated(raw), **_stated(text_config(raw))}
         self._nulls = {*raw, *text_config(raw)} - self._values.keys()
         self.defaults = defaults
-        self.tie_word_embeddings = any(
-            where.get("tie_word_embeddings") is True for where in (raw, text_config(raw))
-        )
+        self.tie_word_embeddings = _tied(raw, defaults)
 
     def filled(self, **derived: Any) -> Config:
         """The same config with values that its class derives from others, where nothing is said of
@@ -130,3 +128,12 @@ class Config:
 
 def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _tied(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether the embedding serves as output matrix. `tie_embedding` is how LFM2 spells it."""
+    for key in ("tie_embedding", "tie_word_embeddings"):
+        stated = [where[key] for where in (raw, text_config(raw)) if where.get(key) is not None]
+        if stated:
+            return any(value is True for value in stated)
+    return defaults.get("tie_word_embeddings") is True

@@ -39,6 +39,7 @@ class Attention:
     norms            whether each head of q and k is normed
     pairs            whether rows of q and k are to lie as llama.cpp's "norm" rope wants them: the
                      two values that turn together side by side, not half a head apart
+    output, norm     how the checkpoint spells "o_proj", and "norm" in "q_norm"
     """
 
     heads: int
@@ -48,6 +49,8 @@ class Attention:
     biases: str = ""
     norms: bool = False
     pairs: bool = False
+    output: str = "o_proj"
+    norm: str = "norm"
 
     @classmethod
     def read(
@@ -79,12 +82,12 @@ class Attention:
             block.place(f"self_attn.{part}_proj.weight", rows, self.hidden, steps=steps)
             if part in self.biases:
                 block.place(f"self_attn.{part}_proj.bias", rows, steps=steps)
-        block.place("self_attn.o_proj.weight", self.hidden, self.heads * self.head)
+        block.place(f"self_attn.{self.output}.weight", self.hidden, self.heads * self.head)
         if "o" in self.biases:
-            block.place("self_attn.o_proj.bias", self.hidden)
+            block.place(f"self_attn.{self.output}.bias", self.hidden)
         if self.norms:
-            block.place("self_attn.q_norm.weight", self.head)
-            block.place("self_attn.k_norm.weight", self.head)
+            block.place(f"self_attn.q_{self.norm}.weight", self.head)
+            block.place(f"self_attn.k_{self.norm}.weight", self.head)
 
     def _steps(self, part: str, heads: int) -> tuple[Step, ...]:
         if not self.pairs or part == "v":

