@@ -5,9 +5,10 @@
  *
  * Of the value of largest magnitude, q is tried as 7, -8, 6, 5 .. 1. Its rounding is off by at most 2^-9 of it, so d = top / q
  * is near enough that rint(x / d) are the true codes if this q is. Every x then says between which two numbers d must lie: the
- * middles between x and its neighbours in the dtype, by |q|. Where all agree, the float16 numbers between are tried, beginning
- * in the middle, and one is taken only if R(q * d) == x for all 32 (-0 counts as 0). So nothing is accepted that is not
- * exact; and if the scale was one that float16 holds, it is among those tried, so nothing is missed.
+ * middles between x and its neighbours in the dtype, by |q|. Where all agree, the float16 numbers between are tried, first the
+ * one that is a bfloat16 too (most checkpoints have such scales), and one is taken only if R(q * d) == x for all 32 (-0 counts
+ * as 0). So nothing is accepted that is not exact; and if the scale was one that float16 holds, it is among those tried, so
+ * nothing is missed.
  *
  * Plain loops with integer reductions: the compiler finds the lanes of each tier, and all tiers give the same.
  */
@@ -76,7 +77,9 @@ static inline int scale_between(int xtype, const float *x, const float *q, float
     first += scale_of_f16((uint16_t)first) < bottom;
     last = last > 0x7BFF ? 0x7BFF : last;
     last -= scale_of_f16((uint16_t)last) > top;
-    for (int k = 0, at = (first + last) / 2; first <= last && k <= last - first; k++) {
+    int at = f16_of_scale(f32_from_bf16(bf16_from_f32(bottom + (top - bottom) / 2)));
+    if (at < first || at > last) at = (first + last) / 2;
+    for (int k = 0; k <= last - first; k++) {
         if (reproduces(xtype, x, q, sign * scale_of_f16((uint16_t)at))) return at;
         at = at == last ? first : at + 1;
     }

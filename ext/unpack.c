@@ -84,10 +84,17 @@ struct repacked FN(repack_int4)(const uint8_t *packed, int stype, const void *sc
 void FN(widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks) {
     for (int64_t b = 0; b < n_blocks; b++, blocks += 18, y += 34) {
         memcpy(y, blocks, 2);
+#if defined(__SSE2__)
+        __m128i x = _mm_loadu_si128((const __m128i *)(blocks + 2)), low = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+        __m128i first = _mm_and_si128(x, low), second = _mm_and_si128(_mm_srli_epi16(x, 4), low);
+        _mm_storeu_si128((__m128i *)(y + 2), _mm_sub_epi8(first, eight));
+        _mm_storeu_si128((__m128i *)(y + 18), _mm_sub_epi8(second, eight));
+#else
         for (int j = 0; j < 16; j++) {
             y[2 + j] = (uint8_t)((blocks[2 + j] & 15) - 8);
             y[18 + j] = (uint8_t)((blocks[2 + j] >> 4) - 8);
         }
+#endif
     }
 }
 
