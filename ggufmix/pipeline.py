@@ -198,11 +198,12 @@ def _prepared(
         def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
             decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
             again = options.allow_requantize or bool(model.packed)  # there is nothing better
-            carried = rules.carry(ordered, decisions, again=again)
+            widen = options.mirror != "llama.cpp"
+            carried = rules.carry(ordered, decisions, again=again, widen=widen)
             laid_out = planning.lay_out(
                 (
                     (p, d.encoder, d.reason, d.asked)
-                    for p, d in zip(ordered, carried.decisions, strict=True)
+                    for p, d in zip(carried.placed, carried.decisions, strict=True)
                 ),
                 planning.alignment_of(values),
             )

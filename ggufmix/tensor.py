@@ -292,6 +292,16 @@ def take_columns(of: Tensor, index: NDArray[np.int64]) -> Tensor:
     return _ColumnsTaken(of, index)
 
 
+class _Decoded(_View):
+    def rows(self, start: int, stop: int) -> Array:
+        return self.of.rows(start, stop)
+
+
+def decoded(of: Tensor) -> Tensor:
+    """The values alone: its blocks are not handed out."""
+    return _Decoded(of, unit=of.unit)
+
+
 class _Mapped(_View):
     def __init__(
         self, of: Tensor, function: Callable[[NDArray[np.float32]], NDArray[np.float32]]

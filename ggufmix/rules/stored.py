@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from .. import int4
 from ..codecs import Encoder, Format
 from ..errors import FormatError, UsageError
-from ..tensor import Placed
+from ..tensor import Placed, decoded
 from .deciding import Decision
 
 INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
@@ -20,8 +20,11 @@ _RAISED = ("protect:", "edges ")
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """Decisions with what follows from blocks in the source, and what there is to say of it."""
+    """Tensors and decisions with what follows from blocks in the source, and what there is to say
+    of it. Tensors that could hand out blocks and shall not are without them.
+    """
 
+    placed: list[Placed]
     decisions: list[Decision]
     notes: tuple[str, ...] = ()
 
@@ -34,13 +37,18 @@ class _Found:
 
 
 def carry(
-    placed: Sequence[Placed], decisions: Sequence[Decision], *, again: bool = False
+    placed: Sequence[Placed],
+    decisions: Sequence[Decision],
+    *,
+    again: bool = False,
+    widen: bool = True,
 ) -> Carried:
     """Say of every tensor that is stored in blocks what becomes of them.
 
     again   blocks of one type may be decoded and quantized to another one: `--allow-requantize`
+    widen   Q8_0 takes the codes and scales of Q4_0, which llama-quantize quantizes again
 
-    Of the same type they are copied, and Q8_0 takes the codes and scales of Q4_0. What would only
+    Of the same type they are copied. What would only
     be raised by a protection or an edge stays as it is: the source has no more. F32 takes every
     value as it is. Integers are no weights and stay.
     Raises UsageError for a tensor that would be quantized a second time and may not be,
@@ -50,7 +58,7 @@ def carry(
     made = [
         decision
         if tensor.tensor.format is None
-        else _carried(tensor, tensor.tensor.format, decision, found, again)
+        else _carried(tensor, tensor.tensor.format, decision, found, again, widen)
         for tensor, decision in zip(placed, decisions, strict=True)
     ]
     notes = [
@@ -67,17 +75,31 @@ def carry(
             f"{found.again} tensors are quantized already and are quantized again: "
             "that adds to their error"
         )
-    return Carried(made, tuple(notes))
+    kept = [
+        p if widen or not _widens(p, d) else replace(p, tensor=decoded(p.tensor))
+        for p, d in zip(placed, made, strict=True)
+    ]
+    return Carried(kept, made, tuple(notes))
+
+
+def _widens(tensor: Placed, decision: Decision) -> bool:
+    stored = tensor.tensor.format
+    return stored is not None and int4.holds_exactly(stored, decision.encoder.format)
 
 
 def _carried(
-    tensor: Placed, stored: Format, decision: Decision, found: _Found, again: bool
+    tensor: Placed,
+    stored: Format,
+    decision: Decision,
+    found: _Found,
+    again: bool,
+    widen: bool,
 ) -> Decision:
     wanted = decision.encoder
     as_stored = Encoder(stored.name, stored)
     if wanted.format.id == stored.id:
         return replace(decision, encoder=as_stored, reason=f"{decision.reason}; copied")
-    if int4.holds_exactly(stored, wanted.format):
+    if widen and int4.holds_exactly(stored, wanted.format):
         return replace(decision, reason=f"{decision.reason}; the codes and scales of {stored}")
     if stored.name in INTEGERS:
         return Decision(as_stored, "integers are no weights; copied")

@@ -137,6 +137,25 @@ def test_requantizing_needs_a_word(made: dict[str, Path], tmp_path: Path) -> Non
     assert b"--allow-requantize" in out.read_bytes()
 
 
+def test_q4_0_to_q8_0_is_exact_unless_llama_cpp_is_mirrored(tmp_path: Path) -> None:
+    """Q8_0 holds what Q4_0 does, so no value changes and no word is needed; the mirror quantizes
+    the decoded values again, as llama-quantize does.
+    """
+    raw = blocks_of("Q4_0", 64, 256)
+    x = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_0)
+    source = gguf_file(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": ("Q4_0", raw)})
+    ggufmix.convert(source, tmp_path / "y.gguf", "q8_0")
+    [made] = gguf.GGUFReader(tmp_path / "y.gguf").tensors
+    assert np.array_equal(gguf.quants.dequantize(made.data, made.tensor_type), x)
+    with pytest.raises(UsageError, match="Q4_0 in the source"):
+        ggufmix.plan(source, options=Options("q8_0", mirror="llama.cpp"))
+    options = Options("q8_0", mirror="llama.cpp", allow_requantize=True)
+    ggufmix.convert(source, tmp_path / "z.gguf", options=options)
+    [(kind, data)] = tensors(tmp_path / "z.gguf").values()
+    assert (kind, data) == ("Q8_0", oracle.encode(x, "Q8_0").tobytes())
+    assert data != made.data.tobytes()
+
+
 def test_f32_takes_decoded_values_as_they_are(made: dict[str, Path], tmp_path: Path) -> None:
     """Nothing is lost from blocks to F32, so no word is needed; the values are gguf's."""
     ggufmix.convert(made["q4_k_m"], tmp_path / "x.gguf", "f32")
