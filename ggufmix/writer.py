@@ -11,8 +11,10 @@ report come out of any number of threads.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -116,12 +118,7 @@ def write(
     error of reading or encoding; nothing that looks finished is left behind.
     """
     for part in parts:
-        if part.path.exists() and not overwrite:
-            raise WriteError(f"{part.path} exists", hint="--overwrite replaces it")
-        if not part.path.parent.is_dir():
-            raise WriteError(f"{part.path.parent} is no directory", hint="create it first")
-        if part.path.is_dir():
-            raise WriteError(f"{part.path} is a directory, expected the name of a file")
+        _check_place(part.path, overwrite)
     needed, folder = sum(p.size for p in parts), parts[0].path.parent
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
@@ -129,22 +126,25 @@ def write(
             hint="nothing was written",
         )
     tally = Tally()
-    begun: list[Path] = []
+    begun: dict[Path, int] = {}
     try:
         for part in parts:
-            begun.append(_unfinished(part.path))
-            _write_part(part, begun[-1], threads, progress, tally)
-        for part in parts:
-            os.replace(_unfinished(part.path), part.path)
+            begun[part.path] = _begin(part.path)
+            _write_part(part, begun[part.path], threads, progress, tally)
+        for path in begun:
+            os.replace(_unfinished(path), path)
         _sync_folder(folder)
     except BaseException as error:
         for path in begun:
-            path.unlink(missing_ok=True)
+            _unfinished(path).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WriteError(
                 f"{parts[0].path}: {error.strerror}", hint=_disk_hint(error)
             ) from error
         raise
+    finally:
+        for out in begun.values():
+            os.close(out)
     return tally
 
 
@@ -157,26 +157,67 @@ def scan(tensors: Sequence[Planned], *, threads: int, progress: Progress | None 
     return tally
 
 
-def _write_part(
-    part: Part, path: Path, threads: int, progress: Progress | None, tally: Tally
-) -> None:
-    out = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
+def _check_place(path: Path, overwrite: bool) -> None:
     try:
-        _reserve(out, part.size)
-        _put(out, part.header, 0)
-        base = len(part.header)
-        _run(
-            part.tensors,
-            lambda planned, start, blocks: _put(
-                out, blocks, base + planned.offset + start * planned.row_bytes
-            ),
-            threads,
-            progress,
-            tally,
-        )
-        os.fsync(out)
-    finally:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    except OSError as error:
+        raise WriteError(f"{path}: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise WriteError(f"{path} is a directory, expected the name of a file")
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise WriteError(f"{path} is no regular file", hint="give another name with -o")
+    if mode and not overwrite:
+        raise WriteError(f"{path} exists", hint="--overwrite replaces it")
+    if not path.parent.is_dir():
+        raise WriteError(f"{path.parent} is no directory", hint="create it first")
+
+
+def _begin(path: Path) -> int:
+    """Open what is to become `path`, empty, and lock it: two runs would write one file as both."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    out = os.open(_unfinished(path), flags, 0o666)
+    try:
+        _lock(out)
+        if not os.path.samestat(os.fstat(out), os.lstat(_unfinished(path))):
+            raise BlockingIOError  # the other run has ended between our two calls
+        os.ftruncate(out, 0)
+    except (BlockingIOError, FileNotFoundError) as error:
         os.close(out)
+        raise WriteError(
+            f"{path}: another run is writing it", hint="wait for it, or give another name with -o"
+        ) from error
+    except BaseException:
+        os.close(out)
+        raise
+    return out
+
+
+def _lock(out: int) -> None:
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+            raise  # those: a file system without locks, where the user has to see to it
+
+
+def _write_part(
+    part: Part, out: int, threads: int, progress: Progress | None, tally: Tally
+) -> None:
+    _reserve(out, part.size)
+    _put(out, part.header, 0)
+    base = len(part.header)
+    _run(
+        part.tensors,
+        lambda planned, start, blocks: _put(
+            out, blocks, base + planned.offset + start * planned.row_bytes
+        ),
+        threads,
+        progress,
+        tally,
+    )
+    os.fsync(out)
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: MIT
 
+import os
 import threading
 from pathlib import Path
 
@@ -153,3 +154,67 @@ def test_ctrl_c_stops_all_threads(tmp_path: Path) -> None:
         write(made, tmp_path / "x.gguf", threads=4)
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
+    """While one run writes a file, another one to the same name is refused and spoils nothing."""
+    made, path = plan({"a": noise(300, 256)}), tmp_path / "x.gguf"
+    refused = []
+
+    def meanwhile(*_: object) -> None:
+        with pytest.raises(WriteError, match="another run is writing it") as caught:
+            write(made, path)
+        refused.append(caught.value)
+
+    write(made, path, threads=1, progress=meanwhile)
+    assert len(refused) == 1
+    write(made, tmp_path / "alone.gguf")
+    assert path.read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+    assert [p.name for p in sorted(tmp_path.iterdir())] == ["alone.gguf", "x.gguf"]
+
+
+def test_a_run_that_was_killed_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    """What it left unfinished is written anew, whatever its length."""
+    made, path = plan({"a": noise(30, 256)}), tmp_path / "x.gguf"
+    (tmp_path / "x.gguf.part").write_bytes(b"x" * (made.total_bytes + 99))
+    write(made, path)
+    assert path.stat().st_size == made.total_bytes
+    assert not (tmp_path / "x.gguf.part").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_regular_files_are_replaced(tmp_path: Path, overwrite: bool) -> None:
+    """A device or a pipe under the name of the output stays what it is, --overwrite or not."""
+    made, path = plan({"a": noise(4, 64)}), tmp_path / "x.gguf"
+    os.mkfifo(path)
+    with pytest.raises(WriteError, match="is no regular file"):
+        write(made, path, overwrite=overwrite)
+    assert path.is_fifo()
+
+
+def test_a_link_that_leads_nowhere_exists(tmp_path: Path) -> None:
+    """It is not replaced unasked; with --overwrite the link gives way to the file."""
+    made, path = plan({"a": noise(4, 64)}), tmp_path / "x.gguf"
+    path.symlink_to(tmp_path / "away.gguf")
+    with pytest.raises(WriteError, match="exists"):
+        write(made, path)
+    write(made, path, overwrite=True)
+    assert path.stat().st_size == made.total_bytes
+    assert not (tmp_path / "away.gguf").exists()
+
+
+def test_the_unfinished_file_follows_no_link(tmp_path: Path) -> None:
+    """A link named like the unfinished file does not lead the writer into another file."""
+    made, victim = plan({"a": noise(4, 64)}), tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / "x.gguf.part").symlink_to(victim)
+    with pytest.raises(WriteError):
+        write(made, tmp_path / "x.gguf")
+    assert victim.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("length", [252, 300])
+def test_a_name_too_long_for_the_disk(tmp_path: Path, length: int) -> None:
+    """It is a WriteError that says so, also where only the unfinished file's name is too long."""
+    with pytest.raises(WriteError, match="File name too long"):
+        write(plan({"a": noise(4, 64)}), tmp_path / ("n" * length))
