@@ -43,29 +43,64 @@ static int all_zero(const uint8_t *packed, int64_t n) {
     return 1;
 }
 
+/* n scales, as float16. Returns whether some must be looked at: zero, infinite, NaN, or not the same number. */
+static inline int halves_of(int stype, const void *scales, int64_t at, int n, uint16_t *d) {
+    int odd = 0, i = 0;
+#if defined(__AVX2__)
+    for (; stype == X_BF16 && i + 8 <= n; i += 8) {
+        __m128i h = _mm_loadu_si128((const __m128i *)((const uint16_t *)scales + at + i));
+        __m256i u = _mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16), size = _mm256_and_si256(u, _mm256_set1_epi32(0x7FFFFFFF));
+        __m128i half = _mm256_cvtps_ph(_mm256_castsi256_ps(u), _MM_FROUND_TO_NEAREST_INT);
+        __m256i same = _mm256_cmpeq_epi32(_mm256_castps_si256(_mm256_cvtph_ps(half)), u);
+        __m256i usual = _mm256_and_si256(_mm256_cmpgt_epi32(size, _mm256_setzero_si256()),
+                                         _mm256_cmpgt_epi32(_mm256_set1_epi32(0x7F800000), size));
+        odd |= _mm256_movemask_epi8(_mm256_and_si256(same, usual)) != -1;
+        _mm_storeu_si128((__m128i *)(d + i), half);
+    }
+#endif
+    for (; i < n; i++) {
+        float s = value_of(stype, scales, at + i);
+        d[i] = f16_of_scale(s);
+        odd |= (bits_of(scale_of_f16(d[i])) != bits_of(s)) | (magnitude(s) == 0) | (magnitude(s) >= 0x7F800000);
+    }
+    return odd;
+}
+
+/* One scale that must be looked at. Counts it in `lost` where it is not exact; d is made finite where that loses nothing. */
+static int settle(float s, uint16_t *d, const uint8_t *packed, int64_t n_bytes, int32_t *lost) {
+    if (magnitude(s) >= 0x7F800000) return SCALE_NOT_FINITE;
+    int infinite = (*d & 0x7FFF) >= 0x7C00;
+    if (s != 0 && f32_from_f16(*d) == s) return SCALES_TAKEN;
+    if (all_zero(packed, n_bytes)) {
+        *d = infinite ? 0 : *d;
+        return SCALES_TAKEN;
+    }
+    if (s == 0) return SCALE_ZERO;
+    *lost += 1;
+    return infinite ? SCALE_TOO_LARGE : SCALES_TAKEN;
+}
+
 /* See unpack.h. */
-static struct repacked repack(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row, int64_t group,
-                              int64_t n_rows, int32_t *inexact) {
+static inline struct repacked repack(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,
+                                     int64_t group, int64_t n_rows, int32_t *inexact) {
+    enum { ONCE = 64 };
     int64_t n_groups = n_per_row / group, n_blocks = group / 32;
     for (int64_t row = 0; row < n_rows; row++) {
         int32_t lost = 0;
-        for (int64_t g = 0; g < n_groups; g++) {
-            float s = value_of(stype, scales, row * n_groups + g);
-            uint16_t d = f16_of_scale(s);
-            if (magnitude(s) >= 0x7F800000) return (struct repacked){SCALE_NOT_FINITE, row, g};
-            if (scale_of_f16(d) != s || s == 0) {
-                int infinite = (d & 0x7FFF) >= 0x7C00;
-                if (all_zero(packed, group / 2))
-                    d = infinite ? 0 : d;
-                else if (s == 0 || infinite)
-                    return (struct repacked){s == 0 ? SCALE_ZERO : SCALE_TOO_LARGE, row, g};
-                else
-                    lost++;
-            }
-            for (int64_t b = 0; b < n_blocks; b++, packed += 16, y += 18) {
-                memcpy(y, &d, 2);
-                pairs_to_halves(packed, y + 2);
-            }
+        for (int64_t g = 0; g < n_groups; g += ONCE) {
+            int n = n_groups - g < ONCE ? (int)(n_groups - g) : ONCE;
+            int64_t at = row * n_groups + g;
+            uint16_t d[ONCE];
+            if (halves_of(stype, scales, at, n, d))
+                for (int i = 0; i < n; i++) {
+                    int status = settle(value_of(stype, scales, at + i), &d[i], packed + i * (group / 2), group / 2, &lost);
+                    if (status != SCALES_TAKEN) return (struct repacked){status, row, g + i};
+                }
+            for (int i = 0; i < n; i++)
+                for (int64_t b = 0; b < n_blocks; b++, packed += 16, y += 18) {
+                    memcpy(y, &d[i], 2);
+                    pairs_to_halves(packed, y + 2);
+                }
         }
         inexact[row] = lost;
     }
@@ -75,8 +110,9 @@ static struct repacked repack(const uint8_t *packed, int stype, const void *scal
 struct repacked FN(repack_int4)(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,
                                 int64_t group, int64_t n_rows, int32_t *inexact) {
     BEGIN;
-    struct repacked out = stype == X_BF16 ? repack(packed, X_BF16, scales, y, n_per_row, group, n_rows, inexact)
-                                          : repack(packed, stype, scales, y, n_per_row, group, n_rows, inexact);
+    struct repacked out = stype == X_F32    ? repack(packed, X_F32, scales, y, n_per_row, group, n_rows, inexact)
+                          : stype == X_BF16 ? repack(packed, X_BF16, scales, y, n_per_row, group, n_rows, inexact)
+                                            : repack(packed, X_F16, scales, y, n_per_row, group, n_rows, inexact);
     END;
     return out;
 }
