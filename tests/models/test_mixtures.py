@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from listings import Listed, listing
 from mixtures import Glm, GptOss, Latent, Mixture
 from plain_gguf import write_f32
 
-from ggufmix import models
+from ggufmix import models, runtime
 from ggufmix.errors import ModelError
 from ggufmix.models import Model
-from ggufmix.runtime import Llama
+from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint
 from ggufmix.tensor import Tensor, held
 
@@ -149,6 +151,42 @@ def test_mtp_blocks_that_share_the_embedding(tmp_path: Path) -> None:
     model = models.place(case.raw_config(), _held(arrays))
     assert len(case.arrays()) - len(arrays) == 2
     Llama(write_f32(model, tmp_path / "shared.gguf"), mtp=True).close()
+
+
+def test_the_option_that_a_note_names(
+    run: Callable[[Model], np.ndarray],
+    tokens: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With beta_fast 1, as in Kimi-K2, llama.cpp computes another model, unless it is told so."""
+    import torch
+    import transformers
+
+    case = CASES["deepseek-v3"]
+    config = case.raw_config()
+    config["rope_scaling"] = {**config["rope_scaling"], "beta_fast": 1.0}
+    stored = write(tmp_path / "stored", config, case.arrays())
+    theirs = transformers.DeepseekV3ForCausalLM.from_pretrained(stored, dtype=torch.float32)
+    with torch.no_grad():
+        want = theirs.eval()(torch.tensor([tokens])).logits[0].numpy()
+    model = models.place(config, _held(case.arrays()))
+    assert model.notes[-1].endswith("run it with --yarn-beta-fast 1.0")
+    assert kl(want, run(model)) > 1e-2
+
+    defaults = runtime._context_defaults
+
+    def told() -> runtime._Opaque:
+        params = defaults()
+        raw = (ctypes.c_ubyte * ctypes.sizeof(params)).from_buffer(params)
+        unset = struct.pack("<6f", 0, 0, -1, -1, -1, -1)  # rope base and scale, four of YaRN
+        assert bytes(raw).count(unset) == 1
+        at = bytes(raw).index(unset) + 16
+        raw[at : at + 4] = struct.pack("<f", 1)
+        return params
+
+    monkeypatch.setattr(runtime, "_context_defaults", told)
+    assert kl(want, run(model)) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "gpt-oss"])
