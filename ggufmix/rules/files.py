@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import msgspec
 
@@ -225,15 +225,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def _field_hint(message: str, kind: object) -> str | None:
-    """Name the fields there are where the error is one too many."""
-    if "unknown field" not in message:
-        return None
-    wrong = message.split("`")[1]
+    """Name the fields there are where the error is one too many, the words where one is none."""
     structs: list[type[msgspec.Struct]] = (
         [RuleFile, Must, Protect] if kind is RuleFile else [Recipe, RecipeEntry, Condition]
     )
-    known = {f.encode_name for s in structs for f in msgspec.structs.fields(s)}
-    return nearest(wrong, known) or f"fields are {', '.join(sorted(known))}"
+    known = {f.encode_name: f.type for s in structs for f in msgspec.structs.fields(s)}
+    quoted = message.split("`")
+    if "unknown field" in message:
+        return nearest(quoted[1], known) or f"fields are {', '.join(sorted(known))}"
+    if "Invalid enum value" in message:
+        parts = get_args(known[quoted[-2].rpartition(".")[2]])  # of a Literal, or of one | None
+        words = [word for part in parts for word in get_args(part) or (part,)]
+        return f"expected {' or '.join(str(w) for w in words if w is not type(None))}"
+    return None
 
 
 def _one(name: str, kind: type[T]) -> T:
