@@ -62,24 +62,22 @@ def carry(
         for tensor, decision in zip(placed, decisions, strict=True)
     ]
     notes = [
-        f"{n} tensors stay {what}, as the source has them: nothing is won by more bits"
+        f"{_tensors(n)} kept as in the source, {what}: more bits win nothing"
         for what, n in found.kept.items()
     ]
     if found.decoded:
-        notes.append(
-            f"{found.decoded} tensors are quantized already: F32 holds what they decode to, "
-            "their error stays"
-        )
+        notes.append(f"{_tensors(found.decoded)} decoded to F32: what quantizing lost stays lost")
     if found.again:
-        notes.append(
-            f"{found.again} tensors are quantized already and are quantized again: "
-            "that adds to their error"
-        )
+        notes.append(f"{_tensors(found.again)} quantized a second time: that adds to the error")
     kept = [
         p if widen or not _widens(p, d) else replace(p, tensor=decoded(p.tensor))
         for p, d in zip(placed, made, strict=True)
     ]
     return Carried(kept, made, tuple(notes))
+
+
+def _tensors(n: int) -> str:
+    return f"{n} tensor" if n == 1 else f"{n} tensors"
 
 
 def _widens(tensor: Placed, decision: Decision) -> bool:

@@ -158,7 +158,7 @@ def test_a_quantized_source_is_said(example: Path, tmp_path: Path) -> None:
     file = tmp_path / "q8.gguf"
     ggufmix.convert(example, file)
     made = ggufmix.plan(file, options=Options("q4_0", allow_requantize=True))
-    assert any(n.startswith("39 tensors are quantized already and") for n in made.notes)
+    assert any(n.startswith("39 tensors quantized a second time") for n in made.notes)
 
 
 def test_the_architecture_is_a_guess_that_can_be_corrected(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from sources import build
 
 import ggufmix
 from ggufmix.errors import InexactError
@@ -108,7 +109,7 @@ def test_lossless_keeps_the_rest_as_stored(model: Path, experts: Experts, tmp_pa
 def test_any_other_recipe_takes_the_values(model: Path, experts: Experts, tmp_path: Path) -> None:
     """Q4_1 from packed weights is Q4_1 from their values; a note says that it is done again."""
     result = ggufmix.convert(model, tmp_path / "x.gguf", options=Options("pure:q4_1"))
-    assert any("quantized again" in note for note in result.plan.notes)
+    assert any("quantized a second time" in note for note in result.plan.notes)
     found = decoded(tmp_path / "x.gguf")
     kind, values = found["blk.1.ffn_down_exps.weight"]
     stem = next(s for s in experts if s.endswith("layers.1.mlp.experts.2.down_proj"))
@@ -190,3 +191,33 @@ def test_a_lattice_is_recovered(example: Path, model: Path, tmp_path: Path, thre
     assert any(f"{groups} of {groups} groups lie on an INT4 lattice" in n for n in scanned.notes)
     plain = ggufmix.convert(example, tmp_path / "y.gguf", "q4_x")
     assert sum(v.recovered for v in plain.lattice.values()) == 0
+
+
+def test_fp8_is_its_values(model: Path, tmp_path: Path) -> None:
+    """A checkpoint in block FP8 becomes the file that its dequantized values in F32 become."""
+    file = model / "model.safetensors"
+    eight, wide = {}, {}
+    for name, stored in load_file(file).items():
+        eight[name] = wide[name] = stored
+        if not name.endswith("_proj.weight"):
+            continue
+        x = stored.view(ml_dtypes.bfloat16).astype(np.float32)
+        scales = np.full((-(-x.shape[0] // 128), -(-x.shape[1] // 128)), 0.0011, np.float32)
+        scales *= 1 + np.arange(scales.size, dtype=np.float32).reshape(scales.shape)
+        each = scales.repeat(128, axis=0).repeat(128, axis=1)[: x.shape[0], : x.shape[1]]
+        codes = (x / each).astype(ml_dtypes.float8_e4m3fn)
+        eight |= {name: codes, f"{name}_scale_inv": scales}
+        wide[name] = codes.astype(np.float32) * each
+    found = []
+    for arrays in (eight, wide):
+        build.weights(file, {n: own(v) for n, v in arrays.items()})
+        out = tmp_path / f"{len(found)}.gguf"
+        result = ggufmix.convert(model, out)
+        found.append({t.name: t.data.tobytes() for t in gguf.GGUFReader(out).tensors})
+    assert found[0] == found[1]
+    assert not any("FP8" in note for note in result.plan.notes)
+
+
+def own(values: np.ndarray) -> np.ndarray:
+    """What safetensors.numpy gives for BF16, with its dtype."""
+    return values.view(ml_dtypes.bfloat16) if values.dtype.itemsize == 2 else values
