@@ -107,7 +107,7 @@ def test_lossless_keeps_the_rest_as_stored(model: Path, experts: Experts, tmp_pa
 
 
 def test_any_other_recipe_takes_the_values(model: Path, experts: Experts, tmp_path: Path) -> None:
-    """Q4_1 from packed weights is Q4_1 from their values; a note says that it is done again."""
+    """Q4_1 from packed weights is Q4_1 from their values; a note says that errors add up."""
     result = ggufmix.convert(model, tmp_path / "x.gguf", options=Options("pure:q4_1"))
     assert any("quantized a second time" in note for note in result.plan.notes)
     found = decoded(tmp_path / "x.gguf")

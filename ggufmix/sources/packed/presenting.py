@@ -11,6 +11,7 @@ from typing import Any
 
 from ...tensor import Tensor
 from ..safetensors import StoredTensor
+from .fp8 import CODES, SCALES, PackedFp8, block_of
 from .int4 import OTHERS, SCALE, WEIGHT, PackedInt4, scheme
 from .parts import OnInexact, Packed, failed
 
@@ -55,18 +56,23 @@ def presented(
     """
     packed: dict[str, Packed] = {}
     used: set[str] = set()
-    about = scheme(config)
+    about, block = scheme(config), block_of(config)
     for name in stored:
         if name.endswith(WEIGHT):
             stem = name.removesuffix(WEIGHT)
             packed[name] = PackedInt4(name, stored, about, on_inexact)
             used |= {name, *(stem + other for other in OTHERS)}
+        elif stored[name].stored in CODES:
+            scale = next((s for e in SCALES if (s := stored.get(name + e)) is not None), None)
+            if scale is not None:
+                packed[name] = PackedFp8(stored[name], scale, block)
+                used |= {name, scale.name}
     tensors: dict[str, Tensor] = {}
     activations = 0
     for name, tensor in stored.items():
         if name in packed:
             whole = packed[name]
-            if whole.name in stored:
+            if whole.name in stored and whole.name != name:
                 raise failed(tensor, f"{whole.name} is there too, so there are two weights")
             tensors[whole.name] = whole
         elif packed and name.endswith(_ACTIVATIONS):
@@ -90,6 +96,11 @@ def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> N
                 raise failed(
                     tensor, f"expected {stem}{WEIGHT} beside it, no file has it: nothing to scale"
                 )
+    if tensor.name.endswith("_scale_inv"):
+        whole = tensor.name.removesuffix("_scale_inv")
+        weight = stored.get(whole)
+        got = "no file has it" if weight is None else f"which is {weight.stored}"
+        raise failed(tensor, f"expected {whole} beside it in an 8-bit float, {got}")
 
 
 def _notes(packed: Iterable[Packed]) -> list[str]:
