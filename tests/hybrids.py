@@ -92,6 +92,50 @@ class Lfm2(Mixed):
                 yield f + "w2.weight", (d, self.width)
 
 
+@dataclass(frozen=True)
+class Granite(Mixed):
+    """Granite 4, with routed experts if the config says more than 0."""
+
+    kind = "granitemoehybrid"
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], d)
+        yield "model.norm.weight", (d,)
+        if not c.get("tie_word_embeddings"):
+            yield "lm_head.weight", (c["vocab_size"], d)
+        for i, kind in enumerate(c["layer_types"]):
+            p = f"model.layers.{i}."
+            yield p + "input_layernorm.weight", (d,)
+            yield p + "post_attention_layernorm.weight", (d,)
+            if kind in ATTENTION:
+                yield from _attention(c, p + "self_attn.")
+            else:
+                groups, state = c["mamba_n_groups"], c["mamba_d_state"]
+                yield from _mamba2(p + "mamba.", d, 2 * d, groups * state, c["mamba_n_heads"])
+            if n := c["num_local_experts"]:
+                m, w = p + "block_sparse_moe.", c["intermediate_size"]
+                yield m + "router.layer.weight", (n, d)
+                yield m + "input_linear.weight", (n, 2 * w, d)
+                yield m + "output_linear.weight", (n, d, w)
+            w = c["shared_intermediate_size"]
+            yield p + "shared_mlp.input_linear.weight", (2 * w, d)
+            yield p + "shared_mlp.output_linear.weight", (d, w)
+
+
+def _mamba2(prefix: str, d: int, inner: int, shared: int, heads: int, norm: bool = True) -> Shapes:
+    """A Mamba-2 layer; `shared` rows of B, and of C."""
+    channels = inner + 2 * shared
+    yield prefix + "in_proj.weight", (inner + channels + heads, d)
+    yield prefix + "conv1d.weight", (channels, 1, 4)
+    yield prefix + "conv1d.bias", (channels,)
+    for part in ("dt_bias", "A_log", "D"):
+        yield prefix + part, (heads,)
+    if norm:
+        yield prefix + "norm.weight", (inner,)
+    yield prefix + "out_proj.weight", (d, inner)
+
+
 def _config(**changed: Any) -> dict[str, Any]:
     base = {
         "vocab_size": 128,
@@ -117,6 +161,29 @@ _LFM2MOE = {
     "use_expert_bias": True,
     "norm_topk_prob": True,
 }
+_MAMBA, _GRANITE_ALL = ["mamba", "attention", "mamba", "attention"], ["attention"] * 4
+_GRANITE = {
+    "layer_types": _MAMBA,
+    "intermediate_size": 32,
+    "shared_intermediate_size": 48,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "attention_multiplier": 0.5,
+    "embedding_multiplier": 0.25,
+    "residual_multiplier": 1.75,
+    "logits_scaling": 1.75,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+}
+_GRANITE_DENSE = {**_GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0}
+_ROPE = {"position_embedding_type": "rope"}
+_TIED = {"tie_word_embeddings": True}
 
 HYBRIDS = (
     Lfm2(
@@ -147,4 +214,24 @@ HYBRIDS = (
     ),
     Lfm2("lfm2moe", "Lfm2MoeForCausalLM", _config(**_LFM2MOE), fused=False, width=96),
     Lfm2("lfm2moe-fused", "Lfm2MoeForCausalLM", _config(**_LFM2MOE), width=96),
+    Granite("granite4", "GraniteMoeHybridForCausalLM", _config(**_GRANITE, **_TIED)),
+    Granite(
+        "granite4-dense-rope",
+        "GraniteMoeHybridForCausalLM",
+        _config(**_GRANITE_DENSE | {"intermediate_size": 48}, **_ROPE),
+    ),
+    Granite(
+        "granite4-attention",
+        "GraniteMoeHybridForCausalLM",
+        _config(
+            **_GRANITE_DENSE | {"layer_types": _GRANITE_ALL, "intermediate_size": 48},
+            **_ROPE,
+        ),
+    ),
+    Granite(
+        "granite4-attention-experts",
+        "GraniteMoeHybridForCausalLM",
+        _config(**_GRANITE | {"layer_types": _GRANITE_ALL}, **_ROPE, **_TIED),
+        dtype=F32,
+    ),
 )

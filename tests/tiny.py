@@ -60,7 +60,7 @@ def weights(
         )
     ):
         return (norm + 0.3 * u).astype(dtype)
-    if name.endswith(("dt_bias", ".bias", "_proj_bias", "expert_bias")):
+    if name.endswith(("dt_bias", ".bias", "_proj_bias", "expert_bias", ".D")):
         return u.astype(dtype)
     if name.endswith("sinks"):
         return (3 * u).astype(dtype)

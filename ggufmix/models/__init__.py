@@ -16,7 +16,7 @@ from gguf import MODEL_ARCH
 
 from ..errors import ModelError
 from ..tensor import Tensor
-from . import deepseek2, glm4moe, gpt_oss, lfm2, llama, qwen2, qwen3, qwen35
+from . import deepseek2, glm4moe, gpt_oss, granite, lfm2, llama, qwen2, qwen3, qwen35
 from .claims import Claims
 from .config import Config, architecture
 from .model import Model, Parameters
@@ -41,6 +41,7 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
         ("Qwen2MoeForCausalLM", MODEL_ARCH.QWEN2MOE, qwen2),
         ("Qwen3ForCausalLM", MODEL_ARCH.QWEN3, qwen3),
         ("Qwen3MoeForCausalLM", MODEL_ARCH.QWEN3MOE, qwen3),
+        ("GraniteMoeHybridForCausalLM", MODEL_ARCH.GRANITE_HYBRID, granite),
         ("Lfm2ForCausalLM", MODEL_ARCH.LFM2, lfm2),
         ("Lfm2MoeForCausalLM", MODEL_ARCH.LFM2MOE, lfm2),
         ("Qwen3NextForCausalLM", MODEL_ARCH.QWEN3NEXT, qwen35),

@@ -145,7 +145,7 @@ class Block:
         for suffix in ("", ".weight"):
             if f"{prefix}gate_up_proj{suffix}" in self:
                 both = self.claim(f"{prefix}gate_up_proj{suffix}", n, 2 * width, hidden)
-                gate, up = _half(n, width, 0), _half(n, width, 1)
+                gate, up = half_rows(n, width, 0), half_rows(n, width, 1)
                 self.put(f"{prefix}gate_proj.weight", take_rows(both, gate, (n, width, hidden)))
                 self.put(f"{prefix}up_proj.weight", take_rows(both, up, (n, width, hidden)))
                 self.place(
@@ -176,6 +176,6 @@ def _shapes(width: int, hidden: int) -> list[tuple[str, int, int]]:
 
 
 @lru_cache(maxsize=8)
-def _half(n: int, width: int, which: int) -> NDArray[np.int64]:
+def half_rows(n: int, width: int, which: int) -> NDArray[np.int64]:
     """Rows of the first or second half of `n` matrices of 2 * width rows; all layers share them."""
     return np.arange(2 * n * width).reshape(n, 2, width)[:, which].ravel()

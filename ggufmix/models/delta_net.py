@@ -29,7 +29,8 @@ from .config import Config
 Rows = NDArray[np.int64]
 
 
-def _minus_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
+def minus_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What recurrent layers keep the logarithm of: their decay."""
     # Through float64, rounded once: float32 exp differs between CPUs, and from torch's by a last
     # bit in 1 of 100 values.
     exp: NDArray[np.float32] = np.exp(x.astype(np.float64)).astype(np.float32)
@@ -140,7 +141,7 @@ class DeltaNet:
         block.place(
             "linear_attn.A_log",
             values,
-            steps=(*moves.head_columns, partial(mapped, function=_minus_exp)),
+            steps=(*moves.head_columns, partial(mapped, function=minus_exp)),
         )
         block.place(
             "linear_attn.dt_bias", values, steps=moves.head_columns, to="linear_attn.dt_proj.bias"

@@ -67,7 +67,7 @@ def golden(reader: gguf.GGUFReader) -> dict[str, Any]:
         shape = [int(n) for n in reversed(tensor.shape)]
         data = np.asarray(tensor.data, np.float32).reshape(shape)
         if tensor.name.endswith((".ssm_a", "rope_freqs.weight")):
-            tensors[tensor.name] = {"shape": shape, "values": [float(v) for v in data]}
+            tensors[tensor.name] = {"shape": shape, "values": data.tolist()}
         else:
             sha256 = hashlib.sha256(data.astype("<f4").tobytes()).hexdigest()
             tensors[tensor.name] = {"shape": shape, "sha256": sha256}

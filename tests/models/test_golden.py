@@ -31,12 +31,17 @@ DIFFERS = {
     "deepseek-v3-as-saved": {"deepseek2.expert_gating_func": ["UINT32", 2]},
     "deepseek-v3-plain": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
     "deepseek-v2": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
+    "granite4-dense-rope": {
+        "granitehybrid.rope.scaling.finetuned": ["BOOL", True],
+        "granitehybrid.context_length": ["UINT32", 512],
+    },
 }
 """Where the converter's file is another model: it never lists irregular layers, it writes the
 interval 4 where the config states another one but no layer_types, it leaves out LongRoPE's factors
 outside of Phi, llama.cpp overrules the key that it writes YaRN's attention factor to, it leaves out
 how the router scores where only the class of the model says it, and without a rank of latent
-queries llama.cpp loads a file only if it has as many layers as a published model.
+queries llama.cpp loads a file only if it has as many layers as a published model, and it takes
+every hybrid Granite for one without positions.
 """
 OURS = {"llama-longrope": {"rope_factors_long.weight": [8], "rope_factors_short.weight": [8]}}
 """Tensors that the converter leaves out, with the same effect."""

@@ -16,7 +16,7 @@ from checkpoints import CASES
 
 from ggufmix import models
 from ggufmix.errors import ModelError
-from ggufmix.models import Model, lfm2
+from ggufmix.models import Model, decoder, granite, lfm2, mamba
 from ggufmix.runtime import kl
 from ggufmix.tensor import held
 
@@ -48,6 +48,10 @@ def test_order_of_experts_shows(
         ("lfm2", "shortconv.conv."),
         ("lfm2", "attn_k_norm."),
         ("lfm2moe", "exp_probs_b."),
+        ("granite4", "ssm_norm."),
+        ("granite4", "ssm_d"),
+        ("granite4", "ssm_dt."),
+        ("granite4", "ssm_conv1d.weight"),
     ],
 )
 def test_order_of_values_shows(
@@ -57,13 +61,75 @@ def test_order_of_values_shows(
     model = placed(name)
     assert any(part in p.name for p in model.tensors)
     turned = [
-        replace(p, tensor=held(p.name, p.tensor.all()[..., ::-1].copy())) if part in p.name else p
+        replace(p, tensor=held(p.name, _turned(p.tensor.all()))) if part in p.name else p
         for p in model.tensors
     ]
     assert kl(reference(name), run(replace(model, tensors=turned))) > FAR
 
 
-@pytest.mark.parametrize(("name", "words"), [("lfm2", {"full_attention": "attention"})])
+def _turned(values: np.ndarray) -> np.ndarray:
+    return values.ravel()[::-1].reshape(values.shape).copy()
+
+
+def test_decay_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decays of Mamba-2 in another base make another model."""
+    monkeypatch.setattr(mamba, "minus_exp", lambda x: -np.exp2(x))
+    assert kl(reference("granite4"), run(again("granite4"))) > FAR
+
+
+@pytest.mark.parametrize("name", ["granite4-dense-rope", "granite4-attention-experts"])
+def test_pairs_of_rows_show(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of q and k left with half a head between what turns together make another model."""
+    monkeypatch.setattr(decoder, "in_pairs", lambda heads, head: np.arange(heads * head))
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+@pytest.mark.parametrize("name", ["granite4", "granite4-attention"])
+def test_halves_show(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gate and up of Granite's joined matrices in each other's place make another model."""
+    half_rows = granite.half_rows
+    monkeypatch.setattr(granite, "half_rows", lambda n, width, half: half_rows(n, width, 1 - half))
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("granite4", "granitehybrid.attention.scale"),
+        ("granite4", "granitehybrid.embedding_scale"),
+        ("granite4", "granitehybrid.residual_scale"),
+        ("granite4", "granitehybrid.logit_scale"),
+        ("granite4", "granitehybrid.rope.scaling.finetuned"),
+        ("granite4-attention", "granite.residual_scale"),
+    ],
+)
+def test_keys_that_llama_cpp_would_do_without(
+    name: str, key: str, placed: Placed, run: Run, reference: Reference
+) -> None:
+    """Without one of these keys llama.cpp loads another model."""
+    model = placed(name)
+    values = {k: v for k, v in model.values.items() if k != key}
+    assert len(values) < len(model.values)
+    assert kl(reference(name), run(replace(model, values=values))) > FAR
+
+
+def test_width_of_dense_granite(run: Run, reference: Reference) -> None:
+    """Without routed experts the shared width is the only one, whatever is stated beside it."""
+    model = again("granite4-dense-rope", intermediate_size=1000)
+    assert kl(reference("granite4-dense-rope"), run(model)) < FAR / 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lfm2", {"full_attention": "attention"}),
+        ("granite4", {"attention": "full_attention", "mamba": "linear_attention"}),
+    ],
+)
 def test_either_word_for_a_kind_of_layer(name: str, words: dict[str, str], placed: Placed) -> None:
     """Layer types are understood as transformers writes them now and as it wrote them before."""
     model = placed(name)
@@ -88,6 +154,17 @@ def test_either_word_for_a_kind_of_layer(name: str, words: dict[str, str], place
         ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor: expected 1.0"),
         ("lfm2moe", {"use_expert_bias": False}, "use_expert_bias: expected True"),
         ("lfm2moe", {"num_experts": 5}, "expected shape"),
+        ("granite4", {"layer_types": ["mamba"] * 3 + ["conv"]}, r"layer_types\[3\]: .* 'conv'"),
+        ("granite4", {"mamba_conv_bias": False}, "mamba_conv_bias: expected True"),
+        ("granite4", {"mamba_expand": 4}, "mamba_expand: expected 2"),
+        ("granite4", {"mamba_n_groups": 2}, "mamba_n_groups: expected 1"),
+        ("granite4", {"mamba_n_heads": 24}, "128 channels cannot have 24 heads"),
+        ("granite4", {"mamba_d_state": 8}, r"in_proj.weight: expected shape \[280, 64\]"),
+        ("granite4", {"time_step_limit": [0.0, 1.0]}, "time_step_limit: expected"),
+        ("granite4", {"time_step_limit": 3}, "time_step_limit: expected"),
+        ("granite4", {"attention_multiplier": 0.0}, "attention_multiplier: expected .* above 0"),
+        ("granite4", {"shared_intermediate_size": 40}, r"input_linear.weight: expected .*80, 64"),
+        ("granite4", {"num_local_experts": 0}, "that nothing in granitehybrid claims"),
     ],
 )
 def test_refused(name: str, changed: dict[str, Any], message: str) -> None:
