@@ -5,13 +5,17 @@ for the command that needs them.
 
 # SPDX-License-Identifier: MIT
 
+import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from ..errors import GgufmixError
 from . import convert, imatrix, looking, plan, recipes, running
+from .said import shown
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,13 +50,36 @@ def _root(
 
 def main() -> None:
     """Entry point of the `ggufmix` command."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has set another
+            signal.signal(number, _stop)
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except GgufmixError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         if error.hint:
-            print(f"\nhint: {error.hint}", file=sys.stderr)
+            print(f"\nhint: {shown(error.hint)}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
+        _drop_stdout()
         sys.exit(1)
+    except OSError as error:  # what no message of ours stands for: a full disk behind stdout
+        _drop_stdout()
+        where = f"{error.filename}: " if error.filename is not None else "output: "
+        print(f"error: {shown(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    """End like Ctrl-C does: what is under way takes its unfinished file away."""
+    raise SystemExit(128 + number)
+
+
+def _drop_stdout() -> None:
+    """Let Python's own last flush go nowhere."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

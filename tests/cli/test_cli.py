@@ -4,6 +4,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,3 +154,69 @@ def test_formats_and_recipes_list_what_there_is() -> None:
     assert rows["Q4_0"]["encoders"] == ["Q4_0", "Q4_X"]
     assert not rows["IQ2_XXS"]["encodes"]
     assert "q8_0" in ggufmix("recipes").stdout
+
+
+def test_a_full_disk_behind_stdout_is_an_error(example: Path) -> None:
+    """A result that cannot be printed ends with exit 1 and one line that says why."""
+    if not Path("/dev/full").is_char_device():
+        pytest.skip("no /dev/full")
+    for command in (["formats"], ["plan", str(example), "--json"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "ggufmix", *command],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert "error: output: No space left on device" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_stopped_leaves_nothing(
+    example: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C, a service manager's TERM, a closed terminal: no file is left, finished or not."""
+    slow = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "from ggufmix import writer\n"
+        "put = writer._put\n"
+        "def slowly(*args):\n"
+        "    put(*args)\n"
+        "    print('written', flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "writer._put = slowly\n"
+        "sys.argv = ['ggufmix', 'convert', *sys.argv[1:]]\n"
+        "from ggufmix.cli import main\n"
+        "main()\n"
+    )
+    out = tmp_path / "x.gguf"
+    run = subprocess.Popen(
+        [sys.executable, "-c", slow, str(example), "-o", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "written\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf.part"]
+    run.send_signal(number)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 128 + number
+    assert "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_from_files_do_not_steer_the_terminal(example: Path, tmp_path: Path) -> None:
+    """An escape sequence in a tensor's name is printed as text."""
+    folder = tmp_path / "m"
+    shutil.copytree(example, folder)
+    weights = next(folder.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes().replace(b'"lm_head.weight"', b'"lm\\u001b[2Jx.w"'))
+    done = ggufmix("plan", folder)
+    assert done.returncode == 1
+    assert "\x1b" not in done.stderr
+    assert r"lm\x1b[2Jx.w" in done.stderr
