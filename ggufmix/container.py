@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Self, cast
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from .errors import SourceError
+from .errors import ModelError, SourceError
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -45,6 +45,15 @@ _SCALARS: dict[GGUFValueType, str] = {
     GGUFValueType.INT64: "q",
     GGUFValueType.FLOAT64: "d",
 }
+
+
+_HELD: dict[GGUFValueType, str] = {
+    GGUFValueType.UINT32: "numbers from 0 to 4294967295",
+    GGUFValueType.INT32: "numbers from -2147483648 to 2147483647",
+    GGUFValueType.FLOAT32: "numbers that float32 holds",
+    GGUFValueType.STRING: "text that UTF-8 holds",
+}
+"""What values from foreign files must be, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +122,21 @@ def aligned(size: int, alignment: int = ALIGNMENT) -> int:
 def header(
     values: Mapping[str, Value], infos: Iterable[TensorInfo], alignment: int = ALIGNMENT
 ) -> bytes:
-    """The bytes in front of the tensor data, padding included."""
+    """The bytes in front of the tensor data, padding included.
+
+    Raises ModelError, naming the key, for a value that its type does not hold.
+    """
     infos = list(infos)
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(infos), len(values))]
     for key, value in values.items():
-        parts += (_string(key), struct.pack("<I", value.type), _pack(value))
+        try:
+            parts += (_string(key), struct.pack("<I", value.type), _pack(value))
+        except (struct.error, OverflowError, UnicodeEncodeError) as error:
+            item = value.type if value.item is None else value.item
+            raise ModelError(
+                f"{key}: expected {_HELD.get(item, item.name.lower())}, got {_brief(value.data)}",
+                hint="it comes from config.json, generation_config.json or the model card",
+            ) from error
     for info in infos:
         n = len(info.shape)
         parts += (
@@ -126,6 +145,14 @@ def header(
         )
     made = b"".join(parts)
     return made + bytes(aligned(len(made), alignment) - len(made))
+
+
+def _brief(data: Any) -> str:
+    try:
+        shown = ascii(data)
+    except ValueError:  # a number of more digits than Python prints
+        shown = "a number of thousands of digits"
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."
 
 
 def _string(data: str | bytes) -> bytes:

@@ -10,12 +10,13 @@ from it, and a model without a name gets none.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Keys, Metadata, size_label
 
 from .container import Value, array, text
@@ -40,6 +41,8 @@ _SAMPLING = {
     "mirostat_tau": "sampling_mirostat_tau",
     "mirostat_eta": "sampling_mirostat_eta",
 }
+MAX_VALUES = 100_000
+"""Values in a model card."""
 _INTEGERS = (GGUFValueType.UINT32, GGUFValueType.INT32)
 
 
@@ -63,9 +66,14 @@ def general(
     """
     told = [] if warnings is None else warnings
     card = _card(directory, told)
-    metadata = Metadata.apply_metadata_heuristic(
-        Metadata(), card, _hub_id(directory), None, parameters[0]
-    )
+    hub_id = _hub_id(directory)
+    try:
+        metadata = Metadata.apply_metadata_heuristic(Metadata(), card, hub_id, None, parameters[0])
+    except Exception as error:  # gguf asks nothing of what a card holds
+        told.append(f"README.md: nothing is taken from the model card: {error}")
+        metadata = Metadata.apply_metadata_heuristic(Metadata(), {}, hub_id, None, parameters[0])
+    if isinstance(metadata.license, list):  # gguf joins it, and cards are written by hand
+        metadata.license = [str(item) for item in metadata.license]
     for key, value in _generation(directory).items():
         if key in _SAMPLING:
             setattr(metadata, _SAMPLING[key], value)
@@ -100,31 +108,45 @@ def _value(data: Any, kind: GGUFValueType) -> Value | None:
         return array(GGUFValueType.STRING, ["no" if item is False else str(item) for item in data])
     if isinstance(data, bool) or not isinstance(data, (int, float)):
         return None
-    return Value(kind, int(data) if kind in _INTEGERS else float(data))
+    try:
+        return Value(kind, int(data) if kind in _INTEGERS else float(data))
+    except (OverflowError, ValueError):  # too large, an infinity or a NaN
+        return None
 
 
 def _card(directory: Path, told: list[str]) -> dict[str, Any]:
     """The front matter of the model card, without values that are paths of some machine."""
     import yaml
 
+    visited = count()
     try:
         card = Metadata.load_model_card(directory)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        return {
+            key: kept
+            for key, value in card.items()
+            if (kept := _no_paths(value, visited)) is not None
+        }
+    except (yaml.YAMLError, UnicodeError, OSError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         told.append(
             f"README.md: the model card cannot be read, so nothing is taken from it: {reason}"
         )
         return {}
-    return {key: kept for key, value in card.items() if (kept := _no_paths(value)) is not None}
 
 
-def _no_paths(value: Any) -> Any:
+def _no_paths(value: Any, visited: Iterator[int]) -> Any:
+    """A value without paths. Raises ValueError for too many values: with aliases a few lines of
+    YAML are millions.
+    """
+    if next(visited) >= MAX_VALUES:
+        raise ValueError(f"it has more than {MAX_VALUES} values")
     if isinstance(value, str):
+        value.encode()
         return None if _PATH.match(value) else value
     if isinstance(value, list):
-        return [kept for item in value if (kept := _no_paths(item)) is not None]
+        return [kept for item in value if (kept := _no_paths(item, visited)) is not None]
     if isinstance(value, dict):
-        return {key: kept for key, item in value.items() if (kept := _no_paths(item)) is not None}
+        return {k: kept for k, v in value.items() if (kept := _no_paths(v, visited)) is not None}
     return value
 
 
@@ -143,10 +165,12 @@ def _generation(directory: Path) -> Mapping[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        made = msgspec.json.decode(path.read_bytes())
+        made = json.loads(path.read_bytes())  # knows NaN and Infinity, which transformers writes
     except FileNotFoundError:
         return {}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: {error}") from None
     if not isinstance(made, dict):
         raise SourceError(f"{path}: expected an object at the top")

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFWriter, Metadata, size_label
 
 from ggufmix.container import header
-from ggufmix.errors import SourceError
+from ggufmix.errors import ModelError, SourceError
 from ggufmix.general import general
 
 DENSE = (7_600_000_000, 7_600_000_000, 0, 0)
@@ -166,3 +166,47 @@ def test_a_config_that_is_no_json_is_an_error(tmp_path: Path) -> None:
 def test_no_parameters_no_size(tmp_path: Path) -> None:
     """A vocabulary alone has no size label."""
     assert "general.size_label" not in general(write(tmp_path / "m"), parameters=(0, 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "tags: &a [*a]",
+        "a: &a [x]\n"
+        + "".join(f"l{i}: &l{i} [{', '.join(['*a'] * 20)}]\na: &a [*l{i}]\n" for i in range(9)),
+        'tags: ["\\ud800"]',
+        "a: " + "[" * 5000,
+    ],
+    ids=["its own part", "millions by alias", "no UTF-8", "deep"],
+)
+def test_a_card_that_nobody_can_use_is_told_of(tmp_path: Path, content: str) -> None:
+    """Nothing is taken from it, a warning names it, and the rest goes on."""
+    told: list[str] = []
+    directory = write(tmp_path / "m", card=f"---\n{content}\n---\n")
+    made = general(directory, parameters=DENSE, warnings=told)
+    assert made.keys() == {"general.type", "general.size_label"}
+    assert len(told) == 1
+    assert told[0].startswith("README.md: ")
+
+
+def test_a_license_that_is_a_number(tmp_path: Path) -> None:
+    """Lists of licenses are joined, whatever YAML takes an item for."""
+    made = general(write(tmp_path / "m", card="---\nlicense: [mit, 3]\n---\n"), parameters=DENSE)
+    assert made["general.license"].data == "mit,3"
+
+
+def test_a_config_with_infinity_is_read(tmp_path: Path) -> None:
+    """Python's json writes NaN and Infinity, so transformers does."""
+    config = {"_name_or_path": "org/model-7b", "time_step_limit": [0.0, float("inf")]}
+    made = general(write(tmp_path / "m", config=config), parameters=DENSE)
+    assert made == general(
+        write(tmp_path / "n", config={"_name_or_path": "org/model-7b"}), parameters=DENSE
+    )
+
+
+@pytest.mark.parametrize(("key", "value"), [("top_k", 1 << 40), ("top_p", 1e39)])
+def test_a_number_that_its_type_does_not_hold(tmp_path: Path, key: str, value: int) -> None:
+    """The header names the key and what was expected."""
+    made = general(write(tmp_path / "m", generation={key: value}), parameters=DENSE)
+    with pytest.raises(ModelError, match=rf"general\.sampling\.{key}: expected numbers"):
+        header(made, [])
