@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import ModelError
@@ -20,6 +21,7 @@ _VISION = (
     "model.multi_modal_projector.",
 )
 _SHOWN = 5
+_NUMBER = re.compile(r"[0-9]{1,9}")  # of a layer or expert
 
 
 class _Missing(Tensor):
@@ -83,7 +85,7 @@ class Claims:
         heads = {
             name[len(prefix) :].split(".", 1)[0] for name in self._open if name.startswith(prefix)
         }
-        return sorted(int(head) for head in heads if head.isdecimal())
+        return sorted(int(head) for head in heads if _NUMBER.fullmatch(head))
 
     def claim(self, name: str, shape: Sequence[int]) -> Tensor:
         """Take the tensor `name`. One that is missing is named by `finish`.

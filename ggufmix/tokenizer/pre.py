@@ -126,7 +126,9 @@ def fingerprint(files: Files, joined: list[str]) -> str:
             whole.no_truncation()
             whole.no_padding()
             ids = whole.encode(table().text).ids
-    except Exception as error:  # the library raises plain Exception
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises plain Exception, its panics not even that
         raise TokenizerError(f"{files.path}: {error}") from None
     return sha256(str(ids).encode()).hexdigest()
 

@@ -25,6 +25,9 @@ OTHERS = {
     "vocab.txt": "a WordPiece vocabulary",
 }
 
+# msgspec's errors; and that of nesting deeper than Python's stack.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 class Added(msgspec.Struct):
     """An entry of `added_tokens`."""
@@ -154,7 +157,7 @@ def _frame(path: Path, raw: bytes | None) -> TokenizerJson:
         return TokenizerJson(Model({}, []))
     try:
         made = msgspec.json.decode(raw, type=Frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise TokenizerError(f"{path}: {error}") from None
     return TokenizerJson(Model({}, []), **msgspec.structs.asdict(made))
 
@@ -163,14 +166,14 @@ def _added(path: Path) -> dict[str, int]:
     raw = _bytes(path)
     try:
         return {} if raw is None else msgspec.json.decode(raw, type=dict[str, int])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise TokenizerError(f"{path}: {error}") from None
 
 
 def _tokenizer(path: Path, raw: bytes) -> TokenizerJson:
     try:
         made = msgspec.json.decode(raw, type=TokenizerJson)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         _known_model(path, raw)
         raise TokenizerError(f"{path}: {error}") from None
     if made.model.type not in ("BPE", None):
@@ -182,7 +185,7 @@ def _known_model(path: Path, raw: bytes) -> None:
     """Say that a model type is not supported, rather than what its fields lack."""
     try:
         kind = msgspec.json.decode(raw, type=Head).model.type
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         return
     if kind not in ("BPE", None):
         raise _unsupported(path, kind)
@@ -222,7 +225,7 @@ def _json(path: Path) -> Any:
         return None
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise TokenizerError(f"{path}: {error}") from None
 
 

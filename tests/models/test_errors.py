@@ -196,6 +196,15 @@ def test_more_experts_than_stated() -> None:
     assert "expected experts 0 to 2, got 4, beyond them [3]" in message
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "\u0663", "99999999999"])
+def test_a_layer_number_beyond_reason(number: str) -> None:
+    """What no layer has as its number makes a tensor that nobody claims, not a failure."""
+    config, arrays = parts("dense-tied")
+    name = f"mtp.layers.{number}.x.weight"
+    message, _ = refused(config, arrays | {name: arrays["model.norm.weight"]})
+    assert f"1 that nothing in qwen35 claims ({name[:200]}" in message
+
+
 def test_twice_the_same_tensor() -> None:
     """Two tensors for one place are refused."""
     config, arrays = parts("dense-tied")

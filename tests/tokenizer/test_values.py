@@ -192,3 +192,21 @@ def test_an_unknown_pre_tokenizer_name_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="qwen3") as caught:
         load(tmp_path, {}, rows=384, arch="qwen2", pre="qwen3")
     assert "qwen35" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_nesting_without_end_is_refused(name: str, tmp_path: Path) -> None:
+    """A file that nests deeper than any parser goes is named, like any other damage."""
+    directory = Case(tokenizer(QWEN2)).write(tmp_path)
+    (directory / name).write_bytes(b'{"a":' * 20_000)
+    with pytest.raises(TokenizerError, match=name):
+        load(directory, {"model_type": "qwen3"}, rows=N, arch="qwen3")
+
+
+def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path: Path) -> None:
+    """The tokenizers package panics on a prefix longer than a token; we name the file."""
+    content = tokenizer(QWEN2)
+    content["model"]["continuing_subword_prefix"] = "longer than any token of the vocabulary"
+    directory = Case(content).write(tmp_path)
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        load(directory, {}, rows=N, arch="qwen3")
