@@ -1,4 +1,4 @@
-"""What a GGUF file or a checkpoint directory holds, from its headers alone."""
+"""What a GGUF file or a checkpoint holds: from its headers, and from its data on request."""
 
 # SPDX-License-Identifier: MIT
 
@@ -6,13 +6,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import models, sources
+from . import int4, models, sources
 from .container import Value
 from .errors import UsageError
+from .tensor import Tensor
+
+BAND_BYTES = 2 << 20
+"""Values that a scan reads at once."""
 
 SHOWN_ITEMS = 8
 """Items of a metadata array that are shown; the rest is a count."""
@@ -22,18 +27,25 @@ ATTENTION = ("attn_k.", "attn_k_b.", "attn_kv_b.")
 FUSED = "attn_qkv."
 
 
-def inspect(src: str | os.PathLike[str]) -> dict[str, Any]:
+def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any]:
     """Describe a GGUF file (all parts of a split one) or a checkpoint directory in plain values.
 
     Keys: architecture, files, tensors, weights, bits_per_weight, recurrent_layers and
     attention_layers (as "0-2, 4-6"), types (name -> tensors, weights, bytes), metadata (long arrays
-    cut to their first items). Raises UsageError for a path that is not there, SourceError for a
-    file that is wrong.
+    cut to their first items). Of a checkpoint: packed (what of it can be carried exactly); and with
+    scan, which reads all of it: exact_groups and inexact_groups (packed INT4 whose scale float16
+    holds, or not), lattice_groups of lattice_candidates (groups of 32 weights stored as floats that
+    lie on an INT4 lattice, so that q4_x keeps them), and lattice_tensors (all of whose groups do).
+    Raises UsageError for a path that is not there, SourceError for a file that is wrong.
     """
     path = Path(src)
     if not path.exists():
         raise UsageError(f"{src} does not exist")
-    return _file(path) if path.is_file() and path.suffix != ".safetensors" else _checkpoint(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        return _checkpoint(path, scan)
+    if scan:
+        raise UsageError(f"{src}: --scan is for checkpoints")
+    return _file(path)
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -51,19 +63,66 @@ def _file(path: Path) -> dict[str, Any]:
         )
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, scan: bool) -> dict[str, Any]:
     with sources.open_checkpoint(path) as checkpoint:
-        model = models.place(checkpoint.config, checkpoint.tensors)
+        found = sources.presented(checkpoint.tensors, checkpoint.config, "nearest")
+        model = models.place(checkpoint.config, found.tensors)
         types: dict[str, dict[str, int]] = {}
-        for tensor in checkpoint.tensors.values():
-            _count(types, tensor.stored, tensor.n_values, tensor.n_rows * tensor.row_bytes)
-        return _described(
+        for name, tensor in found.tensors.items():
+            if isinstance(tensor, sources.Packed):
+                _count(types, tensor.packing, tensor.n_values, tensor.stored_bytes)
+            else:
+                stored = checkpoint.tensors[name]
+                _count(types, stored.stored, stored.n_values, stored.n_rows * stored.row_bytes)
+        described = _described(
             model.arch,
             [file.name for file in checkpoint.files],
             types,
             _layers(placed.name for placed in model.tensors),
             {key: _shown(value) for key, value in model.values.items()},
         )
+        described["packed"] = _packed(found.packed)
+        return described | (_scanned(found) if scan else {})
+
+
+def _packed(packed: Iterable[sources.Packed]) -> str:
+    """Such as "3 INT4: codes and scales carried over as Q4_0; 2 INT4: dequantized (asymmetric)"."""
+    kinds = Counter(
+        f"{p.packing}: codes and scales carried over as {p.format}"
+        if p.format is not None
+        else f"{p.packing}: dequantized ({p.note})"
+        for p in packed
+    )
+    return "; ".join(f"{n} {what}" for what, n in kinds.items()) or "none"
+
+
+def _scanned(found: sources.Presented) -> dict[str, int]:
+    groups = candidates = on_lattice = whole = 0
+    for tensor in found.tensors.values():
+        if isinstance(tensor, sources.Packed):
+            if tensor.format is not None:
+                groups += tensor.groups
+                for start, stop in _bands(tensor):
+                    tensor.blocks(start, stop)
+        elif len(tensor.shape) >= 2 and tensor.n_values and not tensor.cols % 32:
+            count = sum(int4.recover(tensor.rows(start, stop)) for start, stop in _bands(tensor))
+            candidates += tensor.n_values // 32
+            on_lattice += count
+            whole += count == tensor.n_values // 32
+    inexact = sum(packed.inexact() for packed in found.packed)
+    return {
+        "exact_groups": groups - inexact,
+        "inexact_groups": inexact,
+        "lattice_groups": on_lattice,
+        "lattice_candidates": candidates,
+        "lattice_tensors": whole,
+    }
+
+
+def _bands(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    step = max(1, BAND_BYTES // (4 * tensor.cols))
+    for start in range(0, tensor.n_rows, step):
+        yield start, min(start + step, tensor.n_rows)
 
 
 def _described(

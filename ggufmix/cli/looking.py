@@ -17,11 +17,14 @@ def inspect(
         typer.Argument(metavar="FILE.gguf|DIR", help="A GGUF file, or a checkpoint directory."),
     ],
     as_json: Json = False,
+    scan: Annotated[
+        bool, typer.Option("--scan", help="Read the weights too: what of them is INT4, exactly.")
+    ] = False,
 ) -> None:
     """Say what a file or checkpoint holds: architecture, layers, types, metadata."""
     from .. import inspection, report
 
-    found = inspection.inspect(src)
+    found = inspection.inspect(src, scan=scan)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -17,6 +17,7 @@ from sources import build
 
 import ggufmix
 from ggufmix.errors import InexactError
+from ggufmix.inspection import inspect
 from ggufmix.pipeline import Options
 
 Experts = dict[str, np.ndarray]
@@ -221,3 +222,24 @@ def test_fp8_is_its_values(model: Path, tmp_path: Path) -> None:
 def own(values: np.ndarray) -> np.ndarray:
     """What safetensors.numpy gives for BF16, with its dtype."""
     return values.view(ml_dtypes.bfloat16) if values.dtype.itemsize == 2 else values
+
+
+def test_inspect_says_what_is_exact(model: Path, experts: Experts) -> None:
+    """How the checkpoint is packed, and with a scan the groups that are exact, those that are not,
+    and those of other weights that lie on a lattice.
+    """
+    spoil(model, next(iter(experts)), 5, 1)
+    groups = sum(x.size for x in experts.values()) // 32
+    found = inspect(model)
+    assert found["packed"] == f"{len(experts)} INT4: codes and scales carried over as Q4_0"
+    assert found["types"]["INT4"]["weights"] == 32 * groups
+    assert found["types"]["INT4"]["bytes"] == 18 * groups
+    assert "exact_groups" not in found
+    scanned = inspect(model, scan=True)
+    assert (scanned["exact_groups"], scanned["inexact_groups"]) == (groups - 1, 1)
+    floats = [v for n, v in load_file(model / "model.safetensors").items() if n.endswith("t")]
+    rows = [v.view(ml_dtypes.bfloat16) for v in floats if v.ndim > 1 and v.shape[-1] % 32 == 0]
+    zeros = sum(int((v.reshape(-1, 32) == 0).all(axis=1).sum()) for v in rows)
+    assert scanned["lattice_groups"] == zeros
+    assert scanned["lattice_candidates"] == sum(v.size for v in rows) // 32
+    assert scanned["lattice_tensors"] == 0

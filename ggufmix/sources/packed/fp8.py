@@ -59,6 +59,16 @@ class PackedFp8(Packed):
         if self.block[0] < self.matrix_rows and not self.matrix_rows % self.block[0]:
             self.unit = self.block[0]
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """What it is stored as."""
+        return self.weight, self.scale
+
+    @property
+    def groups(self) -> int:
+        """Scales that it has."""
+        return self.scale.n_values
+
     def _block(self, stated: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns that share one scale."""
         *outer, rows, cols = (1, 1, *self.shape)

@@ -152,6 +152,16 @@ class PackedInt4(Packed):
             return f"groups of {self.group}, no whole blocks of 32"
         return None
 
+    @property
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """What it is stored as."""
+        return (self.weight, self.scale, *([] if self.zero is None else [self.zero]))
+
+    @property
+    def groups(self) -> int:
+        """Scales that it has."""
+        return self.scale.n_values
+
     def inexact(self) -> int:
         """Groups of the blocks handed out so far whose scale is not exactly the source's."""
         return 0 if self._inexact is None else int(self._inexact.sum())

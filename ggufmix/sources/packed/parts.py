@@ -42,9 +42,19 @@ class Packed(Tensor):
     note: str | None = None
 
     @property
-    def where(self) -> str:
-        """File and name, for messages."""
-        return f"{self.weight.file}: {shown(self.weight.name)}"
+    def parts(self) -> tuple[StoredTensor, ...]:
+        """What it is stored as."""
+        return (self.weight,)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of all of it in the checkpoint."""
+        return sum(part.n_rows * part.row_bytes for part in self.parts)
+
+    @property
+    def groups(self) -> int:
+        """Scales that it has."""
+        return 0
 
     def inexact(self) -> int:
         """Groups of the blocks handed out so far whose scale is not exactly the source's."""
