@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tiny import F32, Arrays, Case, Shapes, one_by_one, weights
+from tiny import F32, Arrays, Case, Shapes, mlp, one_by_one, weights
 
 ATTENTION = ("attention", "full_attention")
 
@@ -123,6 +123,49 @@ class Granite(Mixed):
             yield p + "shared_mlp.output_linear.weight", (d, w)
 
 
+@dataclass(frozen=True)
+class Mamba2(Mixed):
+    """Nothing but Mamba-2 layers."""
+
+    kind = "mamba2"
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        yield "backbone.embeddings.weight", (c["vocab_size"], d)
+        yield "backbone.norm_f.weight", (d,)
+        if not c.get("tie_word_embeddings"):
+            yield "lm_head.weight", (c["vocab_size"], d)
+        for i in range(c["num_hidden_layers"]):
+            p = f"backbone.layers.{i}."
+            yield p + "norm.weight", (d,)
+            shared = c["n_groups"] * c["state_size"]
+            yield from _mamba2(p + "mixer.", d, 2 * d, shared, c["num_heads"])
+
+
+@dataclass(frozen=True)
+class FalconH1(Mixed):
+    """Attention and Mamba-2 in every block."""
+
+    kind = "falcon_h1"
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], d)
+        yield "model.final_layernorm.weight", (d,)
+        if not c.get("tie_word_embeddings"):
+            yield "lm_head.weight", (c["vocab_size"], d)
+        shared = c["mamba_n_groups"] * c["mamba_d_state"]
+        for i in range(c["num_hidden_layers"]):
+            p = f"model.layers.{i}."
+            yield p + "input_layernorm.weight", (d,)
+            yield p + "pre_ff_layernorm.weight", (d,)
+            yield from _attention(c, p + "self_attn.")
+            norm = c["mamba_rms_norm"]
+            inner, heads = c["mamba_d_ssm"], c["mamba_n_heads"]
+            yield from _mamba2(p + "mamba.", d, inner, shared, heads, norm)
+            yield from mlp(p + "feed_forward.", c["intermediate_size"], d)
+
+
 def _mamba2(prefix: str, d: int, inner: int, shared: int, heads: int, norm: bool = True) -> Shapes:
     """A Mamba-2 layer; `shared` rows of B, and of C."""
     channels = inner + 2 * shared
@@ -182,6 +225,47 @@ _GRANITE = {
     "mamba_expand": 2,
 }
 _GRANITE_DENSE = {**_GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0}
+_MAMBA2 = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_heads": 8,
+    "head_dim": 16,
+    "state_size": 16,
+    "n_groups": 2,
+    "expand": 2,
+    "conv_kernel": 4,
+    "layer_norm_epsilon": 1e-5,
+}
+_FALCON = {
+    "head_dim": 32,
+    "intermediate_size": 96,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "mamba_d_ssm": 96,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_n_groups": 2,
+    "mamba_expand": 2,
+    "mamba_rms_norm": True,
+    "mamba_norm_before_gate": False,
+    "attention_in_multiplier": 0.9,
+    "attention_out_multiplier": 0.8,
+    "key_multiplier": 0.7,
+    "ssm_in_multiplier": 1.25,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.8, 1.1, 0.9, 1.3, 0.7],
+    "mlp_multipliers": [0.9, 0.4],
+    "embedding_multiplier": 0.3,
+    "lm_head_multiplier": 0.4,
+}
+_FALCON_PLAIN = {
+    "mamba_rms_norm": False,
+    "mamba_n_groups": 1,
+    "embedding_multiplier": 0.4,
+}
 _ROPE = {"position_embedding_type": "rope"}
 _TIED = {"tie_word_embeddings": True}
 
@@ -232,6 +316,15 @@ HYBRIDS = (
         "granite4-attention-experts",
         "GraniteMoeHybridForCausalLM",
         _config(**_GRANITE | {"layer_types": _GRANITE_ALL}, **_ROPE, **_TIED),
+        dtype=F32,
+    ),
+    Mamba2("mamba2", "Mamba2ForCausalLM", dict(_MAMBA2)),
+    Mamba2("mamba2-tied", "Mamba2ForCausalLM", _MAMBA2 | _TIED | {"n_groups": 1}, dtype=F32),
+    FalconH1("falcon-h1", "FalconH1ForCausalLM", _config(**_FALCON)),
+    FalconH1(
+        "falcon-h1-tied",
+        "FalconH1ForCausalLM",
+        _config(**_FALCON | _FALCON_PLAIN, **_TIED),
         dtype=F32,
     ),
 )

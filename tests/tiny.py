@@ -54,6 +54,7 @@ def weights(
     if name.endswith(
         (
             "norm.weight",
+            "norm_f.weight",
             "layernorm.weight",
             "pre_fc_norm_embedding.weight",
             "pre_fc_norm_hidden.weight",
@@ -64,7 +65,11 @@ def weights(
         return u.astype(dtype)
     if name.endswith("sinks"):
         return (3 * u).astype(dtype)
-    gain = 6.0 if name.endswith(("lm_head.weight", "embed_tokens.weight")) else 1.3
+    gain = (
+        6.0
+        if name.endswith(("lm_head.weight", "embed_tokens.weight", "embeddings.weight"))
+        else 1.3
+    )
     return (u * np.float32(gain / np.sqrt(shape[-1]))).astype(dtype)
 
 

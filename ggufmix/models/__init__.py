@@ -16,7 +16,19 @@ from gguf import MODEL_ARCH
 
 from ..errors import ModelError
 from ..tensor import Tensor
-from . import deepseek2, glm4moe, gpt_oss, granite, lfm2, llama, qwen2, qwen3, qwen35
+from . import (
+    deepseek2,
+    falcon_h1,
+    glm4moe,
+    gpt_oss,
+    granite,
+    lfm2,
+    llama,
+    mamba2,
+    qwen2,
+    qwen3,
+    qwen35,
+)
 from .claims import Claims
 from .config import Config, architecture
 from .model import Model, Parameters
@@ -37,10 +49,12 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
 } | {
     hf_class: (arch, family.DEFAULTS[arch], family.place)
     for hf_class, arch, family in (
+        ("Mamba2ForCausalLM", MODEL_ARCH.MAMBA2, mamba2),
         ("Qwen2ForCausalLM", MODEL_ARCH.QWEN2, qwen2),
         ("Qwen2MoeForCausalLM", MODEL_ARCH.QWEN2MOE, qwen2),
         ("Qwen3ForCausalLM", MODEL_ARCH.QWEN3, qwen3),
         ("Qwen3MoeForCausalLM", MODEL_ARCH.QWEN3MOE, qwen3),
+        ("FalconH1ForCausalLM", MODEL_ARCH.FALCON_H1, falcon_h1),
         ("GraniteMoeHybridForCausalLM", MODEL_ARCH.GRANITE_HYBRID, granite),
         ("Lfm2ForCausalLM", MODEL_ARCH.LFM2, lfm2),
         ("Lfm2MoeForCausalLM", MODEL_ARCH.LFM2MOE, lfm2),

@@ -52,6 +52,10 @@ def test_order_of_experts_shows(
         ("granite4", "ssm_d"),
         ("granite4", "ssm_dt."),
         ("granite4", "ssm_conv1d.weight"),
+        ("mamba2", "ssm_conv1d.bias"),
+        ("mamba2", "ssm_norm."),
+        ("falcon-h1", "ssm_norm."),
+        ("falcon-h1-tied", "ssm_d"),
     ],
 )
 def test_order_of_values_shows(
@@ -71,10 +75,33 @@ def _turned(values: np.ndarray) -> np.ndarray:
     return values.ravel()[::-1].reshape(values.shape).copy()
 
 
-def test_decay_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["granite4", "mamba2", "falcon-h1"])
+def test_decay_shows(
+    name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Decays of Mamba-2 in another base make another model."""
     monkeypatch.setattr(mamba, "minus_exp", lambda x: -np.exp2(x))
-    assert kl(reference("granite4"), run(again("granite4"))) > FAR
+    assert kl(reference(name), run(again(name))) > FAR
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("attention_in_multiplier", 1.0),
+        ("attention_out_multiplier", 1.0),
+        ("key_multiplier", 1.0),
+        ("ssm_in_multiplier", 1.0),
+        ("ssm_out_multiplier", 1.0),
+        ("ssm_multipliers", [0.8, 0.9, 1.1, 1.3, 0.7]),
+        ("ssm_multipliers", [0.8, 1.1, 1.3, 0.9, 1.4]),
+        ("mlp_multipliers", [0.4, 0.9]),
+        ("embedding_multiplier", 1.0),
+        ("lm_head_multiplier", 1.0),
+    ],
+)
+def test_multipliers_show(key: str, value: object, run: Run, reference: Reference) -> None:
+    """Every multiplier of Falcon-H1 counts."""
+    assert kl(reference("falcon-h1"), run(again("falcon-h1", **{key: value}))) > FAR
 
 
 @pytest.mark.parametrize("name", ["granite4-dense-rope", "granite4-attention-experts"])
@@ -164,6 +191,22 @@ def test_either_word_for_a_kind_of_layer(name: str, words: dict[str, str], place
         ("granite4", {"time_step_limit": 3}, "time_step_limit: expected"),
         ("granite4", {"attention_multiplier": 0.0}, "attention_multiplier: expected .* above 0"),
         ("granite4", {"shared_intermediate_size": 40}, r"input_linear.weight: expected .*80, 64"),
+        ("mamba2", {"use_bias": True}, "use_bias: expected False"),
+        ("mamba2", {"use_conv_bias": False}, "use_conv_bias: expected True"),
+        ("mamba2", {"num_heads": 4}, "num_heads: expected 128"),
+        ("mamba2", {"n_groups": 3}, "128 channels cannot have 3 groups"),
+        ("mamba2", {"n_groups": 4}, "in_proj.weight: expected shape"),
+        ("mamba2", {"num_hidden_layers": 4}, r"missing \(backbone.layers.3.norm.weight"),
+        ("mamba2", {"time_step_limit": [0.1, 9.0]}, "time_step_limit: expected"),
+        ("falcon-h1", {"mamba_norm_before_gate": True}, "mamba_norm_before_gate: expected False"),
+        ("falcon-h1", {"mlp_multipliers": [1.0]}, "mlp_multipliers: expected 2 numbers"),
+        ("falcon-h1", {"ssm_multipliers": 1.0}, "ssm_multipliers: expected 5 numbers"),
+        ("falcon-h1", {"key_multiplier": "1"}, "key_multiplier: expected a number"),
+        ("falcon-h1", {"mlp_bias": True}, "mlp_bias: expected False"),
+        ("falcon-h1", {"mamba_d_ssm": 128, "mamba_n_heads": 8}, "in_proj.weight: expected shape"),
+        ("falcon-h1", {"mamba_n_heads": 7}, "96 channels cannot have 7 heads"),
+        ("falcon-h1", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type: expected one of"),
+        ("falcon-h1-tied", {"lm_head_multiplier": 1.0}, "tie_word_embeddings: expected false"),
         ("granite4", {"num_local_experts": 0}, "that nothing in granitehybrid claims"),
     ],
 )

@@ -91,7 +91,7 @@ def test_plus_one_shows(
     assert kl(reference(name), run(again(name))) > FAR
 
 
-def testminus_exp_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minus_exp_shows(run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decays in another base make another model."""
     monkeypatch.setattr(delta_net, "minus_exp", lambda x: -np.exp2(x))
     assert kl(reference("dense-tied"), run(again("dense-tied"))) > FAR
