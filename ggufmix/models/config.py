@@ -16,6 +16,11 @@ from typing import Any
 
 from ..errors import ModelError
 
+MOST = (1 << 32) - 1
+"""The largest whole number that GGUF keeps of a config."""
+LARGEST = 3.4e38
+"""About the largest float32."""
+
 TEXT_CONFIGS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
 """Where a multimodal wrapper keeps the config of its text model."""
 
@@ -81,20 +86,26 @@ class Config:
 
     def integer(self, *keys: str, least: int = 1) -> int:
         """A whole number under one of `keys`. Raises ModelError if it is absent, no whole number,
-        or below `least`.
+        below `least`, or more than a u32 of GGUF holds.
         """
         value = self.find(*keys)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(
                 f"config.json: {keys[0]}: expected a whole number from {least} up, got {value!r}"
             )
+        if value > MOST:
+            raise ModelError(f"config.json: {keys[0]}: expected at most {MOST}, got {value!r}")
         return value
 
     def number(self, *keys: str) -> float:
-        """A number under one of `keys`. Raises ModelError if it is absent or no number."""
+        """A number under one of `keys`. Raises ModelError if it is absent, no number, or none that
+        float32 holds.
+        """
         value = self.find(*keys)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ModelError(f"config.json: {keys[0]}: expected a number, got {value!r}")
+        if not abs(value) < LARGEST:  # NaN is not either
+            raise ModelError(f"config.json: {keys[0]}: expected a finite number, got {value!r}")
         return float(value)
 
     def only(self, key: str, expected: object) -> None:

@@ -28,6 +28,9 @@ from .config import Config
 
 Rows = NDArray[np.int64]
 
+MOST_CHANNELS = 1 << 22
+"""Of linear attention; the largest models have 8192. Their order is a table in memory."""
+
 
 def minus_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """What recurrent layers keep the logarithm of: their decay."""
@@ -79,6 +82,11 @@ class DeltaNet:
                 f"config.json: linear_value_head_dim: expected {head} (linear_key_head_dim), "
                 f"got {value}",
                 hint="llama.cpp has one size for both",
+            )
+        if values * head > MOST_CHANNELS:
+            raise ModelError(
+                f"config.json: linear_num_value_heads: {values} of {head} are no real sizes, "
+                f"expected at most {MOST_CHANNELS} channels"
             )
         kernel = config.integer("linear_conv_kernel_dim")
         return cls(config.integer("hidden_size"), keys, values, head, kernel, fused)

@@ -45,6 +45,11 @@ _EXPERTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (Keys.LLM.EXPERT_GROUP_COUNT, ("n_group",)),
     (Keys.LLM.EXPERT_GROUP_USED_COUNT, ("topk_group",)),
 )
+_PER_LAYER = (
+    Keys.LLM.FEED_FORWARD_LENGTH,
+    Keys.Attention.HEAD_COUNT,
+    Keys.Attention.HEAD_COUNT_KV,
+)
 _GATES = {"sigmoid": ExpertGatingFuncType.SIGMOID, "softmax": ExpertGatingFuncType.SOFTMAX}
 _GATE_KEYS = ("score_function", "scoring_func", "score_func", "moe_router_activation_func")
 _YARN: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -72,6 +77,7 @@ def common_values(config: Config, arch: str, block_count: int) -> dict[str, Valu
         if config.find(*names) is not None:
             values[key] = f32(config.number(*names))
     _add(values, config, _EXPERTS)
+    _check_experts(values)
     if (gate := config.find(*_GATE_KEYS)) is not None:
         if gate not in _GATES:
             raise ModelError(
@@ -106,12 +112,24 @@ def _add(
 ) -> None:
     for key, names in table:
         value = config.find(*names)
-        if isinstance(value, list) and all(
-            isinstance(v, int) and not isinstance(v, bool) for v in value
-        ):
+        if key in _PER_LAYER and isinstance(value, list) and value and all(map(_is_count, value)):
             values[key] = i32s(value)
         elif value is not None:
             values[key] = u32(config.integer(*names, least=0))
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _check_experts(values: Mapping[str, Value]) -> None:
+    """llama.cpp aborts for a file that says otherwise."""
+    count, used = values.get(Keys.LLM.EXPERT_COUNT), values.get(Keys.LLM.EXPERT_USED_COUNT)
+    if count is not None and used is not None and count.data and not 1 <= used.data <= count.data:
+        raise ModelError(
+            f"config.json: num_experts_per_tok: expected 1 to {count.data} (the experts there "
+            f"are), got {used.data}"
+        )
 
 
 def _rope(config: Config) -> dict[str, Value]:
@@ -120,7 +138,7 @@ def _rope(config: Config) -> dict[str, Value]:
     sliding = Config(rope.get("sliding_attention") or {}, {})
     values = _scaling(full, config)
     if (sections := rope.get("mrope_section")) is not None:
-        if not isinstance(sections, list) or not all(isinstance(n, int) for n in sections):
+        if not isinstance(sections, list) or not all(map(_is_count, sections)):
             raise ModelError(f"config.json: mrope_section: expected sizes, got {sections!r}")
         values[Keys.Rope.DIMENSION_SECTIONS] = i32s([*sections, 0, 0, 0, 0][:4])
     for key, where in ((Keys.Rope.FREQ_BASE, full), (Keys.Rope.FREQ_BASE_SWA, sliding)):

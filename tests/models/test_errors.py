@@ -226,6 +226,31 @@ def test_mlx_layout() -> None:
     ("name", "changed", "told"),
     [
         ("dense-tied", {"hidden_size": "64"}, "hidden_size: expected a whole number from 1 up"),
+        (
+            "dense-tied",
+            {"linear_num_value_heads": 1 << 31},
+            "linear_num_value_heads: 2147483648 of",
+        ),
+        ("dense-tied", {"max_position_embeddings": 1 << 32}, "expected at most 4294967295, got"),
+        (
+            "dense-tied",
+            {"max_position_embeddings": [1]},
+            "max_position_embeddings: expected a whole",
+        ),
+        ("dense-tied", {"rms_norm_eps": float("nan")}, "rms_norm_eps: expected a finite number"),
+        ("dense-tied", {"rms_norm_eps": 10**400}, "rms_norm_eps: expected a finite number"),
+        (
+            "dense-tied",
+            {"rope_parameters": {"partial_rotary_factor": float("inf")}},
+            "partial_rotary_factor: expected a finite number, got inf",
+        ),
+        (
+            "dense-tied",
+            {"rope_parameters": {"mrope_section": [-1, 2, 2]}},
+            "mrope_section: expected sizes",
+        ),
+        ("moe-fused", {"num_experts_per_tok": 99}, "num_experts_per_tok: expected 1 to 4"),
+        ("moe-fused", {"num_experts_per_tok": 0}, "num_experts_per_tok: expected 1 to 4"),
         ("dense-tied", {"linear_num_value_heads": 3}, "expected a multiple of the 2"),
         ("dense-tied", {"linear_value_head_dim": 16}, "expected 32 (linear_key_head_dim), got 16"),
         ("dense-tied", {"hidden_act": "gelu"}, "hidden_act: expected 'silu', got 'gelu'"),
