@@ -26,6 +26,7 @@ cdef extern from "core.h" nogil:
         c_report (*encode_rows)(int, int, const void *, const float *, uint8_t *, int64_t, int64_t, void *) noexcept nogil
         void (*decode_rows)(int, const uint8_t *, float *, int64_t, int64_t) noexcept nogil
         repacked (*repack_int4)(const uint8_t *, int, const void *, uint8_t *, int64_t, int64_t, int64_t, int32_t *) noexcept nogil
+        void (*repack_mxfp4)(const uint8_t *, const uint8_t *, uint8_t *, int64_t) noexcept nogil
         void (*widen_q4_0)(const uint8_t *, uint8_t *, int64_t) noexcept nogil
         int64_t (*recover_lattice)(const void *, int, uint8_t *, int64_t) noexcept nogil
     int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
@@ -116,6 +117,15 @@ def repack_int4(const unsigned char[::1] packed, int stype, const unsigned char[
     with nogil:
         done = c_tiers[tier].repack_int4(&packed[0], stype, &scales[0], &out[0], n_per_row, group, n_rows, <int32_t *>&inexact[0])
     return done.status, done.row, done.group
+
+
+def repack_mxfp4(const unsigned char[::1] packed, const unsigned char[::1] scales, unsigned char[::1] out, int tier):
+    """Packed MXFP4 rows to blocks of MXFP4."""
+    cdef int64_t n = scales.shape[0]
+    if not 0 <= tier < n_here or n <= 0 or packed.shape[0] != n * 16 or out.shape[0] != n * 17:
+        raise ValueError("buffers of another size")
+    with nogil:
+        c_tiers[tier].repack_mxfp4(&packed[0], &scales[0], &out[0], n)
 
 
 def widen_q4_0(const unsigned char[::1] blocks, unsigned char[::1] out, int tier):

@@ -65,6 +65,7 @@ struct tier {
     void (*decode_rows)(int format, const uint8_t *y, float *x, int64_t n_per_row, int64_t n_rows);
     struct repacked (*repack_int4)(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,
                                    int64_t group, int64_t n_rows, int32_t *inexact);
+    void (*repack_mxfp4)(const uint8_t *packed, const uint8_t *scales, uint8_t *y, int64_t n_blocks);
     void (*widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);
     int64_t (*recover_lattice)(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks);
 };

@@ -117,6 +117,13 @@ struct repacked FN(repack_int4)(const uint8_t *packed, int stype, const void *sc
     return out;
 }
 
+void FN(repack_mxfp4)(const uint8_t *packed, const uint8_t *scales, uint8_t *y, int64_t n_blocks) {
+    for (int64_t b = 0; b < n_blocks; b++, packed += 16, y += 17) {
+        y[0] = scales[b];
+        pairs_to_halves(packed, y + 1);
+    }
+}
+
 void FN(widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks) {
     for (int64_t b = 0; b < n_blocks; b++, blocks += 18, y += 34) {
         memcpy(y, blocks, 2);

@@ -22,6 +22,8 @@ struct repacked {
      */                                                                                                                    \
     struct repacked repack_int4_##isa(const uint8_t *packed, int stype, const void *scales, uint8_t *y, int64_t n_per_row,  \
                                       int64_t group, int64_t n_rows, int32_t *inexact);                                    \
+    /* The same for MXFP4: codes of E2M1 and a byte of E8M0 for each 32, as blocks of MXFP4. */                            \
+    void repack_mxfp4_##isa(const uint8_t *packed, const uint8_t *scales, uint8_t *y, int64_t n_blocks);                   \
     /* Blocks of Q4_0 as blocks of Q8_0: the same d, the code as a byte. */                                                \
     void widen_q4_0_##isa(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);                                            \
     /* Counts the groups of 32 that lie on an int4 lattice, and writes them over blocks of Q4_0 unless that is NULL. */     \

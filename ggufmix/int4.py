@@ -21,6 +21,7 @@ from .errors import FormatError, SourceError
 
 Q4_0 = ENCODERS["Q4_0"].format
 Q8_0 = ENCODERS["Q8_0"].format
+MXFP4 = ENCODERS["MXFP4"].format
 
 _DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): ENCODERS["F32"].format.id,
@@ -78,6 +79,20 @@ def repack(
     if status:
         raise ScaleError(_PROBLEMS[status].format(float(scales[row, group])), row, group)
     return out, inexact
+
+
+def repack_mxfp4(
+    packed: NDArray[np.uint8], scales: NDArray[np.uint8], *, tier: str | None = None
+) -> NDArray[np.uint8]:
+    """Packed MXFP4 rows as blocks of MXFP4: codes and scales stay.
+
+    packed  uint8, (rows, cols / 2): codes of E2M1, two per byte, the even column in the low nibble
+    scales  uint8, (rows, cols / 32): E8M0
+    """
+    out = np.empty((len(scales), scales.shape[1] * MXFP4.bytes), np.uint8)
+    if out.size:
+        _core.repack_mxfp4(bytes_of(packed), bytes_of(scales), bytes_of(out), tier_number(tier))
+    return out
 
 
 def holds_exactly(stored: Format, wanted: Format) -> bool:

@@ -188,7 +188,7 @@ BAD = {
     "groups that do not fit": ({"x.weight_scale": np.ones((8, 5), np.float32)}, "got [8, 5]"),
     "scales of one row": ({"x.weight_scale": np.ones(8, np.float32)}, "got [8]"),
     "scales as integers": ({"x.weight_scale": np.ones((8, 2), np.int32)}, "expected F32, F16"),
-    "codes as bytes": ({"x.weight_packed": np.zeros((8, 32), np.uint8)}, "expected I32"),
+    "codes as bytes": ({"x.weight_packed": np.zeros((8, 32), np.uint8)}, "got U8 and BF16"),
     "five bits": ({"x.weight_packed": np.zeros((8, 10), np.int32)}, "4 or 8 bits"),
     "two weights": ({"x.weight": np.ones((8, 64), np.float32)}, "x.weight is there too"),
     "order of others": ({"x.weight_g_idx": np.zeros(64, np.int32)}, "2 groups of 32 columns"),

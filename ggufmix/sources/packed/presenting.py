@@ -12,8 +12,10 @@ from typing import Any
 from ...tensor import Tensor
 from ..safetensors import StoredTensor
 from .fp8 import CODES, SCALES, PackedFp8, block_of
-from .int4 import OTHERS, SCALE, WEIGHT, PackedInt4, scheme
-from .parts import OnInexact, Packed, failed
+from .int4 import OTHERS, SCALE, SHAPE, WEIGHT, PackedInt4, scheme
+from .mxfp4 import BLOCKS, PackedMxfp4
+from .mxfp4 import SCALES as BLOCK_SCALES
+from .parts import OnInexact, Packed, failed, partner
 
 _ACTIVATIONS = (
     ".input_scale",
@@ -58,15 +60,25 @@ def presented(
     used: set[str] = set()
     about, block = scheme(config), block_of(config)
     for name in stored:
-        if name.endswith(WEIGHT):
+        if name.endswith(WEIGHT) and stored[name].stored == "U8":
+            stem = name.removesuffix(WEIGHT)
+            scale = partner(stored, stored[name], stem + SCALE, "its scales")
+            packed[name] = PackedMxfp4(stem + ".weight", stored[name], scale)
+            used |= {name, scale.name, stem + SHAPE}
+        elif name.endswith(BLOCKS):
+            scales = name.removesuffix(BLOCKS) + BLOCK_SCALES
+            scale = partner(stored, stored[name], scales, "its scales")
+            packed[name] = PackedMxfp4(name, stored[name], scale)
+            used |= {name, scale.name}
+        elif name.endswith(WEIGHT):
             stem = name.removesuffix(WEIGHT)
             packed[name] = PackedInt4(name, stored, about, on_inexact)
             used |= {name, *(stem + other for other in OTHERS)}
         elif stored[name].stored in CODES:
-            scale = next((s for e in SCALES if (s := stored.get(name + e)) is not None), None)
-            if scale is not None:
-                packed[name] = PackedFp8(stored[name], scale, block)
-                used |= {name, scale.name}
+            for scales in (name + ending for ending in SCALES if name + ending in stored):
+                packed[name] = PackedFp8(stored[name], stored[scales], block)
+                used |= {name, scales}
+                break
     tensors: dict[str, Tensor] = {}
     activations = 0
     for name, tensor in stored.items():
