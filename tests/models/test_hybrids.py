@@ -16,7 +16,7 @@ from checkpoints import CASES
 
 from ggufmix import models
 from ggufmix.errors import ModelError
-from ggufmix.models import Model, decoder, granite, lfm2, mamba
+from ggufmix.models import Model, decoder, granite, jamba, lfm2, mamba
 from ggufmix.runtime import kl
 from ggufmix.tensor import held
 
@@ -56,6 +56,10 @@ def test_order_of_experts_shows(
         ("mamba2", "ssm_norm."),
         ("falcon-h1", "ssm_norm."),
         ("falcon-h1-tied", "ssm_d"),
+        ("jamba", "ssm_a"),
+        ("jamba", "ssm_b_norm."),
+        ("jamba", "ssm_dt.bias"),
+        ("jamba", "ssm_conv1d.weight"),
     ],
 )
 def test_order_of_values_shows(
@@ -82,6 +86,21 @@ def test_decay_shows(
     """Decays of Mamba-2 in another base make another model."""
     monkeypatch.setattr(mamba, "minus_exp", lambda x: -np.exp2(x))
     assert kl(reference(name), run(again(name))) > FAR
+
+
+def test_decay_of_mamba_1_shows(
+    run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So do decays of Jamba."""
+    monkeypatch.setattr(jamba, "minus_exp", lambda x: -np.exp2(x))
+    assert kl(reference("jamba"), run(again("jamba"))) > FAR
+
+
+def test_rank_of_time_steps() -> None:
+    """Unless Jamba's config states it, or says "auto", it is a sixteenth of the width."""
+    stated = again("jamba").values
+    assert again("jamba", mamba_dt_rank="auto").values == stated
+    assert again("jamba", mamba_dt_rank=None).values == stated
 
 
 @pytest.mark.parametrize(
@@ -207,6 +226,13 @@ def test_either_word_for_a_kind_of_layer(name: str, words: dict[str, str], place
         ("falcon-h1", {"mamba_n_heads": 7}, "96 channels cannot have 7 heads"),
         ("falcon-h1", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type: expected one of"),
         ("falcon-h1-tied", {"lm_head_multiplier": 1.0}, "tie_word_embeddings: expected false"),
+        ("jamba", {"attn_layer_offset": 3}, "attn_layer_offset: expected less than the 3"),
+        ("jamba", {"expert_layer_period": 0}, "expert_layer_period: expected a whole number"),
+        ("jamba", {"attn_layer_offset": 1}, "missing .*claims"),
+        ("jamba", {"num_experts": 3}, r"router.weight: expected shape \[3, 64\]"),
+        ("jamba", {"mamba_dt_rank": 8}, "x_proj.weight: expected shape"),
+        ("jamba", {"mamba_expand": 1}, "mamba_expand: expected 2"),
+        ("jamba", {"head_dim": 32}, "head_dim: expected none"),
         ("granite4", {"num_local_experts": 0}, "that nothing in granitehybrid claims"),
     ],
 )
