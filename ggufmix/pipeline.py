@@ -142,6 +142,7 @@ def convert(
     Other arguments and errors: as `plan`; and WriteError.
     """
     path = Path(out)
+    writer.check_place(path, overwrite=overwrite)  # before a scan of hours
     with _prepared(src, options or Options(recipe=recipe), threads, progress) as (
         made,
         model,

@@ -118,7 +118,7 @@ def write(
     error of reading or encoding; nothing that looks finished is left behind.
     """
     for part in parts:
-        _check_place(part.path, overwrite)
+        check_place(part.path, overwrite=overwrite)
     needed, folder = sum(p.size for p in parts), parts[0].path.parent
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
@@ -157,7 +157,8 @@ def scan(tensors: Sequence[Planned], *, threads: int, progress: Progress | None 
     return tally
 
 
-def _check_place(path: Path, overwrite: bool) -> None:
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise WriteError where `write` would refuse to put a file at `path`."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

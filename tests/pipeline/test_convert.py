@@ -13,7 +13,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ggufmix
-from ggufmix.errors import ModelError, NotFiniteError, OutlierError, SourceError, UsageError
+from ggufmix.errors import (
+    ModelError,
+    NotFiniteError,
+    OutlierError,
+    SourceError,
+    UsageError,
+    WriteError,
+)
 from ggufmix.pipeline import Options
 
 
@@ -206,3 +213,16 @@ def test_public_names() -> None:
         assert callable(getattr(ggufmix, name))
     assert "Q8_0" in ggufmix.formats()
     assert ggufmix.tiers()[0] == "base"
+
+
+def test_an_output_that_is_refused_costs_no_scan(example: Path, tmp_path: Path) -> None:
+    """Where the output exists, or its folder does not, the data is not read first."""
+    (tmp_path / "x.gguf").write_bytes(b"mine")
+    read: list[str] = []
+    for out in (tmp_path / "x.gguf", tmp_path / "nowhere" / "x.gguf"):
+        with pytest.raises(WriteError):
+            ggufmix.convert(
+                example, out, options=Options(scan=True), progress=lambda *a: read.append(a[0])
+            )
+    assert not read
+    assert (tmp_path / "x.gguf").read_bytes() == b"mine"
