@@ -82,6 +82,32 @@ def test_what_the_tool_cannot_do_is_said(tmp_path: Path) -> None:
     assert not any("q6_0" in n for n in review.export(foreign, "custom-q").notes)
 
 
+@pytest.mark.parametrize(
+    ("model", "tool", "parts"),
+    [
+        ("gemma3n", "llama-quantize", ("altup", "laurel", "per_layer_model_proj")),
+        ("lfm2moe", "llama-quantize", ("shortconv.conv",)),
+        ("jamba", "custom-q", ("ssm_x", "ssm_dt", "ssm_conv1d")),
+    ],
+)
+def test_what_the_tool_copies_gets_no_rule(
+    model: str, tool: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Matrices that the tool hands through as they come have no rule, which would do nothing."""
+    made = ggufmix.plan(unfold(model, tmp_path), options=Options("q8_0"))
+    text = review.export(made, tool).text.replace("\\", "")
+    for part in parts:
+        assert any(part in t.name for t in made.tensors), part
+        assert part not in text
+
+
+def test_symmetric_and_plain_together(tmp_path: Path) -> None:
+    """--symmetric-q40 would change plain Q4_0 too: a plan with both kinds says so."""
+    both = Options("q4_x", set_roles=["ffn_up_exps=Q4_0"])
+    made = ggufmix.plan(unfold("Kimi-K2-Thinking", tmp_path), options=both)
+    assert any("become symmetric too" in n for n in review.export(made, "custom-q").notes)
+
+
 def test_a_plan_of_one_float_type_needs_no_rules(tmp_path: Path) -> None:
     """BF16 everywhere is the file type BF16, under which llama-quantize reads no rules."""
     made = ggufmix.plan(unfold("Qwen3-4B-Instruct-2507", tmp_path), "bf16")

@@ -20,7 +20,7 @@ from ggufmix.pipeline import Options
 from ggufmix.review.lint import LINTS, TARGETS, Finding, Knowledge, Target, check, failed, promised
 
 SLOW = {"vulkan": {"BF16": "no fast path"}}
-GATES = frozenset({"SSM_ALPHA"})
+GATES = frozenset({"SSM_ALPHA", "SSM_BETA"})
 MUSTS = {"blk.0.ffn_norm.weight": "F32", "blk.0.ffn_gate_inp.weight": "F32"}
 
 
@@ -58,6 +58,11 @@ LOW = named(
     "the file name X-Q8_0",
     **dict.fromkeys(("ffn_gate_exps", "ffn_up_exps", "attn_q", "attn_k", "attn_v"), "Q4_0"),
 )
+SHORT = named(
+    "X-Q8_0",
+    **dict.fromkeys(("attn_q", "attn_k", "attn_v"), "Q4_0"),
+    **dict.fromkeys(("ssm_alpha", "ffn_gate_inp"), "Q8_0"),
+)
 CLEAN = uses(Use("attn_q=Q8_0", "--set", 4, 4))
 CASES: list[tuple[str, Outline, Target | None, str]] = [
     ("unmatched-rule", uses(Use("x=Q8_0", "a.recipe", 0, 0)), None, "matches no tensor"),
@@ -77,8 +82,9 @@ CASES: list[tuple[str, Outline, Target | None, str]] = [
     ("target-slow", model(), "vulkan", "1 matrices are BF16 (all of them gates)"),
     ("low-gates", model(ssm_alpha="Q8_0"), None, "nobody has published"),
     ("low-gates", model(ssm_alpha="Q3_K"), None, "harm is shown"),
-    ("low-head", model(output="Q5_K"), None, "output.weight"),
+    ("low-head", model(output="Q5_1"), None, "output.weight"),
     ("name-promises", LOW, None, "the file name X-Q8_0 says Q8_0 (8.5 bits): 2 of 10 tensors"),
+    ("name-promises", SHORT, None, "67 % of the weights have as many bits, the whole has 7."),
 ]
 
 
@@ -99,6 +105,7 @@ def quiet() -> Iterator[tuple[str, Outline, Target | None]]:
                 yield lint, CLEAN, target
     yield "target-slow", model(ssm_alpha="F32"), "vulkan"
     yield "target-slow", model(), "llama.cpp"
+    yield "target-slow", model(ssm_alpha="F32", token_embd="BF16"), "vulkan"
     yield "target-loads", model(attn_v="Q6_0"), "ik"
     yield "target-loads", model(attn_v="Q6_0"), None
     yield "split-qkv", model(attn_v="Q6_K"), None
@@ -153,6 +160,14 @@ def test_a_router_in_half_precision_is_no_error() -> None:
 def test_what_a_name_promises(name: str, kind: str | None) -> None:
     """The first quantized type in it; letters around it make it another word."""
     assert promised(name) == kind
+
+
+def test_what_gates_in_f32_cost(tmp_path: Path) -> None:
+    """On Vulkan the BF16 gates of a 35B model are named with the price of F32: 7.9 MB."""
+    made = review.of_plan(ggufmix.plan(unfold("Qwen3.5-35B-A3B", tmp_path), "q8_0"), "x")
+    [slow] = [f for f in findings(made, "vulkan") if f.lint == "target-slow"]
+    assert len(slow.tensors) == 60
+    assert "7.9 MB" in slow.hint
 
 
 def test_biases_are_no_experts(tmp_path: Path) -> None:
