@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import CASES
+from hybrids import Granite, Jamba, Lfm2, Mixed
+from listings import Listed, listing
 
 from ggufmix import models
 from ggufmix.errors import ModelError
@@ -240,3 +242,47 @@ def test_refused(name: str, changed: dict[str, Any], message: str) -> None:
     """What llama.cpp would compute otherwise, and what does not fit the tensors, is said."""
     with pytest.raises(ModelError, match=message):
         again(name, **changed)
+
+
+@pytest.mark.parametrize(
+    ("listed", "kind", "config"),
+    [
+        ("lfm2moe", Lfm2, {"num_hidden_layers": 3, "layer_types": ["conv", "conv", "attention"]}),
+        (
+            "granitehybrid",
+            Granite,
+            {
+                "num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"],
+                "vocab_size": 100352, "hidden_size": 1536, "num_attention_heads": 12,
+                "num_key_value_heads": 4, "mamba_n_heads": 48, "mamba_d_state": 128,
+                "num_local_experts": 64, "intermediate_size": 512, "tie_word_embeddings": True,
+            },
+        ),
+        (
+            "jamba",
+            Jamba,
+            {
+                "num_hidden_layers": 4, "attn_layer_offset": 1, "attn_layer_period": 4,
+                "mamba_dt_rank": 256,
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_shapes_that_llama_cpp_loads(
+    listed: str, kind: type[Mixed], config: dict[str, Any]
+) -> None:
+    """Names and shapes at a usual size are those read off llama.cpp's loader."""
+    hf_class = next(case.hf_class for case in CASES.values() if type(case) is kind and case.moe)
+    more = {"width": 7168} if kind is Lfm2 else {}
+    case = kind("full", hf_class, dict(models.CLASSES[hf_class][1]) | config, **more)
+    tensors = {n: Listed(n, shape, "BF16") for n, shape in case._shapes()}
+    made = models.place(case.raw_config(), tensors).tensors
+    want = {p.name: p.tensor.shape for p in listing(listed)}
+    assert {p.name: p.tensor.shape for p in made} == want
+
+
+def test_what_llama_cpp_does_otherwise_is_said() -> None:
+    """YaRN with limits of its own is noted here as it is for plain decoders."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    (note,) = again("lfm2", rope_scaling=yarn | {"beta_fast": 16}).notes
+    assert note.startswith("rope_scaling beta_fast 16: llama.cpp takes 32")
