@@ -46,7 +46,8 @@ static inline int near_whole(const float *x, float id, int n, float *q) {
     for (int i = 0; i < n; i++) {
         float t = x[i] * id, r = (t + 12582912.0f) - 12582912.0f;
         far |= magnitude(t - r) > 0x3D4CCCCD; /* 0.05, where 8 * 2^-8 would do */
-        far |= (r < -8.0f) | (r > 7.0f);
+        far |= r < -8.0f;
+        far |= r > 7.0f;
         q[i] = r;
     }
     return !far;

@@ -61,7 +61,9 @@ static inline int halves_of(int stype, const void *scales, int64_t at, int n, ui
     for (; i < n; i++) {
         float s = value_of(stype, scales, at + i);
         d[i] = f16_of_scale(s);
-        odd |= (bits_of(scale_of_f16(d[i])) != bits_of(s)) | (magnitude(s) == 0) | (magnitude(s) >= 0x7F800000);
+        odd |= bits_of(scale_of_f16(d[i])) != bits_of(s);
+        odd |= magnitude(s) == 0;
+        odd |= magnitude(s) >= 0x7F800000;
     }
     return odd;
 }
