@@ -71,7 +71,7 @@ def shown() -> Iterator[Shown]:
         DownloadColumn(True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
         yield Shown(bar)

@@ -17,10 +17,14 @@ WIDE = 160
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr that obeys NO_COLOR and does not fold lines when piped."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    """A console on stdout or stderr that obeys NO_COLOR and does not fold lines when piped. Text is
+    text: a regular expression or a chat template has brackets, and they are no markup.
+    """
+    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
-        made = Console(stderr=stderr, highlight=False, width=WIDE, no_color=True)
+        made = Console(
+            stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDE, no_color=True
+        )
     return made
 
 
@@ -32,8 +36,15 @@ def table(
     for head in heads:
         made.add_column(head, justify="right" if head in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(_printable, row))
     return made
+
+
+def _printable(cell: str) -> str:
+    """Names and values come from files that anyone may have written: no control characters."""
+    if cell.isprintable():
+        return cell
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in cell)
 
 
 def count(n: float) -> str:

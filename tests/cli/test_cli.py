@@ -220,3 +220,24 @@ def test_names_from_files_do_not_steer_the_terminal(example: Path, tmp_path: Pat
     assert done.returncode == 1
     assert "\x1b" not in done.stderr
     assert r"lm\x1b[2Jx.w" in done.stderr
+
+
+@pytest.mark.parametrize("regex", ["ffn_[a-z]+_exps", "ffn_up_exps|[/x]y", "_exps|:boom:|\x1b"])
+def test_brackets_are_no_markup(example: Path, regex: str) -> None:
+    """A regular expression is shown as it was typed, whatever it looks like to a text renderer."""
+    done = ggufmix("plan", example, "--tensor-type", f"{regex}=Q4_0")
+    assert done.returncode == 0
+    shown = regex.replace("\x1b", r"\x1b")
+    assert f"override {shown}=Q4_0" in done.stdout
+
+
+def test_inspect_shows_a_chat_template_of_brackets(example: Path, tmp_path: Path) -> None:
+    """Mistral's templates close tags that nobody opened; they are metadata like others."""
+    folder, out = tmp_path / "m", tmp_path / "x.gguf"
+    shutil.copytree(example, folder)
+    (folder / "chat_template.jinja").write_text("[INST] {{ x }} [/INST]\x1b[2J")
+    assert ggufmix("convert", folder, "-o", out).returncode == 0
+    done = ggufmix("inspect", out)
+    assert done.returncode == 0
+    assert "[INST] {{ x }} [/INST]" in done.stdout
+    assert "\x1b" not in done.stdout
