@@ -64,14 +64,15 @@ def override_by_role(text: str) -> Override:
     known = roles.names()
     if left.lower() not in known:
         raise UsageError(f"--set {text}: unknown role {left!r}", hint=nearest(left.lower(), known))
-    return Override(text, type_named(kind), role=known[left.lower()])
+    return Override(text, _type(kind, f"--set {text}"), role=known[left.lower()])
 
 
 def override_by_pattern(text: str) -> Override:
     """`REGEX=TYPE`: searched anywhere in the tensor name, case-sensitive; the last `=` divides."""
     left, kind = _split(text, "REGEX=TYPE")
+    encoder = _type(kind, f"--tensor-type {text}")
     try:
-        return Override(text, type_named(kind), pattern=re.compile(left))
+        return Override(text, encoder, pattern=re.compile(left))
     except re.error as error:
         raise UsageError(f"--tensor-type {text}: bad regular expression: {error}") from None
 
@@ -81,7 +82,7 @@ def edge(text: str) -> Edge:
     left, kind = _split(text, "N=TYPE")
     if not left.isascii() or not left.isdigit() or int(left) == 0:
         raise UsageError(f"--edges {text}: expected a number of blocks, got {left!r}")
-    return Edge(text, int(left), type_named(kind))
+    return Edge(text, int(left), _type(kind, f"--edges {text}"))
 
 
 def without_effect(
@@ -115,3 +116,10 @@ def _split(text: str, form: str) -> tuple[str, str]:
     if not (left and equals and right):
         raise UsageError(f"expected {form}, got {text!r}")
     return left, right
+
+
+def _type(kind: str, where: str) -> Encoder:
+    try:
+        return type_named(kind)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}", hint=error.hint) from error

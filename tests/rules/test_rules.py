@@ -10,7 +10,7 @@ import pytest
 from ggufmix import rules
 from ggufmix.codecs import encoder
 from ggufmix.errors import RuleError, UsageError
-from ggufmix.rules import Choices, Facts, decide, override_by_pattern, override_by_role
+from ggufmix.rules import Choices, Facts, decide, edge, override_by_pattern, override_by_role
 from ggufmix.tensor import Placed, held
 
 
@@ -256,3 +256,18 @@ def test_recipe_names() -> None:
     with pytest.raises(UsageError, match=r"bf16, .*, q8_0") as caught:
         rules.recipe("q8_00")
     assert caught.value.hint == "did you mean 'q8_0'?"
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "option"),
+    [
+        (override_by_role, "ffn_down=Q4_9", "--set"),
+        (override_by_pattern, "ffn_down=Q4_9", "--tensor-type"),
+        (edge, "2=Q4_9", "--edges"),
+    ],
+)
+def test_a_type_that_is_none_is_found_in_its_option(read, text: str, option: str) -> None:
+    """Of several options the message names the one with the wrong type, and the nearest type."""
+    with pytest.raises(UsageError, match=rf"^{option} {text}: expected a type") as caught:
+        read(text)
+    assert "did you mean 'Q4_" in str(caught.value.hint)
