@@ -45,6 +45,7 @@ class Tensor(ABC):
     """Rows of weights, wherever they come from.
 
     name    as the source spells it, for messages
+    file    that holds it, for messages; "" where there is none or there are several
     shape   outermost first; the last is the row length
     dtype   of what `rows` returns: float32, float16 or bfloat16
     unit    how many rows can be given cheaply at once; bands should be multiples of it
@@ -52,6 +53,7 @@ class Tensor(ABC):
     """
 
     name: str
+    file: str = ""
     shape: tuple[int, ...]
     dtype: np.dtype[np.generic]
     unit: int = 1
@@ -87,6 +89,10 @@ class Tensor(ABC):
         """
         raise AssertionError(f"{self.name} is not stored in blocks, asked for {start} to {stop}")
 
+    def origin(self, row: int) -> Tensor:  # noqa: ARG002
+        """What to name where a row is wrong: of stacked tensors the one that has it."""
+        return self
+
     def all(self) -> Array:
         """Every value, in `shape`. For small tensors."""
         return self.rows(0, self.n_rows).reshape(self.shape)
@@ -114,6 +120,7 @@ class _View(Tensor):
     def __init__(self, of: Tensor, shape: tuple[int, ...] | None = None, unit: int = 1) -> None:
         self.of = of
         self.name = of.name
+        self.file = of.file
         self.shape = of.shape if shape is None else shape
         self.dtype = of.dtype
         self.unit = unit
@@ -164,8 +171,13 @@ class _Stacked(_View):
     def __init__(self, parts: Sequence[Tensor]) -> None:
         super().__init__(parts[0], (len(parts), *parts[0].shape), parts[0].unit)
         self.parts = parts
+        self.file = parts[0].file if all(part.file == parts[0].file for part in parts) else ""
         if all(part.format == parts[0].format for part in parts):
             self.format = parts[0].format
+
+    def origin(self, row: int) -> Tensor:
+        each = self.parts[0].n_rows
+        return self.parts[row // each].origin(row % each)
 
     def rows(self, start: int, stop: int) -> Array:
         return _joined([part.rows(a, b) for part, a, b in self._spans(start, stop)])

@@ -289,9 +289,11 @@ def _encode(
         encoded: Encoded = encode_band(values, planned.encoder, vector)
     except (NotFiniteError, OutlierError) as error:
         row = start + error.row
+        origin = tensor.origin(row)
+        where = f"{origin.file}: {origin.name}" if origin.file else origin.name
         raise type(error)(
             f"{planned.name}: row {row}, column {error.column}: {error} "
-            f"(from {tensor.name}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
+            f"(from {where}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
             row=row,
             column=error.column,
             hint=_HINTS[type(error)],

@@ -87,7 +87,7 @@ def place(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mtp: bool
     if name not in CLASSES:
         raise ModelError(
             f"config.json: architecture {name!r} is not known here; known are {', '.join(CLASSES)}",
-            hint="a GGUF of it that another tool made will do, once GGUF files can be read here",
+            hint="a GGUF of it that another tool made will do: give its path as SRC",
         )
     arch, defaults, family = CLASSES[name]
     return family(arch, Config(config, defaults), Claims(tensors), mtp)

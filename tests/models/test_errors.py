@@ -45,7 +45,7 @@ def test_unknown_architecture() -> None:
     message, hint = refused(config | {"architectures": ["GPT9ForCausalLM"]}, arrays)
     assert "'GPT9ForCausalLM'" in message
     assert all(name in message for name in CLASSES)
-    assert "GGUF" in hint
+    assert "a GGUF of it" in hint
 
 
 def test_no_architecture() -> None:

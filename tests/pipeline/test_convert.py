@@ -134,10 +134,14 @@ def test_a_plan_reads_no_weights(model: Path) -> None:
 
 
 def test_nan_stops_the_run(model: Path, tmp_path: Path) -> None:
-    """A NaN is named by tensor, row and column; no file is left."""
+    """A NaN is named by tensor, row and column, and by the expert and file it is from; no file is
+    left.
+    """
     damaged(model, "model.layers.0.mlp.experts.1.down_proj.weight", 44, 17, np.nan)
     with pytest.raises(
-        NotFiniteError, match=r"blk\.0\.ffn_down_exps\.weight: row 300, column 17.*experts"
+        NotFiniteError,
+        match=r"blk\.0\.ffn_down_exps\.weight: row 300, column 17: .*from model\.safetensors: "
+        r"model\.layers\.0\.mlp\.experts\.1\.down_proj\.weight",
     ):
         ggufmix.convert(model, tmp_path / "x.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
