@@ -1,6 +1,6 @@
-"""Put what the program really prints into the README: outputs of commands, and generated tables.
+"""Put what the program really prints into README and guide: outputs of commands, generated tables.
 
-    python docs/refresh.py           rewrite README.md
+    python docs/refresh.py           rewrite README.md and docs/guide.md
     python docs/refresh.py --check   exit 1 where it would change
 
 A `console` block is a list of `$ ggufmix ...` lines, each followed by its output; commands run one
@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "guide.md")
 
 
 def console(commands: list[str], folder: Path) -> str:
@@ -57,7 +58,7 @@ def formats_table() -> str:
 
 
 def refreshed(text: str) -> str:
-    """The README with outputs and tables as they are now."""
+    """A page with outputs and tables as they are now."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "examples").symlink_to(ROOT / "examples")
@@ -76,8 +77,11 @@ def refreshed(text: str) -> str:
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    now = refreshed(readme.read_text())
-    if "--check" in sys.argv:
-        sys.exit(now != readme.read_text())
-    readme.write_text(now)
+    stale = False
+    for page in PAGES:
+        was = page.read_text()
+        now = refreshed(was)
+        stale |= now != was
+        if "--check" not in sys.argv:
+            page.write_text(now)
+    sys.exit(stale and "--check" in sys.argv)

@@ -4,6 +4,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -13,16 +14,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "docs" / "guide.md").read_text()
 
 
-def test_every_output_is_real() -> None:
-    """Each command of the README prints what the README shows, and its tables are current."""
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_every_output_is_real(page: str) -> None:
+    """Each command of a page prints what the page shows, and its tables are current."""
     spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
     assert spec is not None
     assert spec.loader is not None
     refresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(refresh)
-    assert refresh.refreshed(README) == README
+    text = (ROOT / page).read_text()
+    assert refresh.refreshed(text) == text
 
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
@@ -64,16 +68,52 @@ def help_of(name: str) -> str:
 
 @pytest.mark.parametrize("name", commands())
 def test_every_command_is_documented(name: str) -> None:
-    """A command has help of its own and stands in the README."""
-    assert f"ggufmix {name}" in README
+    """A command has help of its own and stands in the README or the guide."""
+    assert f"ggufmix {name}" in PAGES
     assert len(help_of(name).splitlines()) > 5
 
 
-@pytest.mark.parametrize("option", sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README))))
+@pytest.mark.parametrize("option", sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGES))))
 def test_every_option_exists(option: str) -> None:
-    """An option that the README names is one of ours, or stands in a table as another tool's."""
+    """An option that a page names is one of ours, or stands in a table as another tool's."""
     ours = "".join(help_of(name) for name in commands())
     theirs = "".join(
-        cells[0] for row in README.splitlines() if len(cells := row.strip("| ").split(" | ")) == 2
+        cells[0] for row in PAGES.splitlines() if len(cells := row.strip("| ").split(" | ")) == 2
     )
     assert re.search(rf"{option}\b", ours) or option in theirs
+
+
+def typed() -> list[str]:
+    """Every command of ours in the table of what people type today; options alone go to `plan`."""
+    table = README.split("## What you type today")[1].split("\n## ")[0]
+    cells = [row.split(" | ")[1] for row in table.splitlines() if row.startswith("| `")]
+    found = [re.findall(r"`([^`]+)`", cell)[0] for cell in cells]
+    return [text if text.startswith("ggufmix") else f"ggufmix plan SRC {text}" for text in found]
+
+
+@pytest.mark.parametrize("command", ["ggufmix convert SRC -o OUT", *typed()])
+def test_every_command_of_the_table_runs(command: str, example: Path, tmp_path: Path) -> None:
+    """What the README tells users of other tools to type works as it stands."""
+    import ggufmix
+
+    given, made = tmp_path / "in.gguf", tmp_path / "out.gguf"
+    kind = "q8_0" if "--allow-requantize" in command else "bf16"
+    if re.search(r"IN\.gguf|OTHER\.gguf", command):
+        ggufmix.convert(example, given, kind)
+    (tmp_path / "rules").write_text("ffn_down_exps=q5_0")
+    values = {
+        "SRC": example,
+        "IN.gguf": given,
+        "OTHER.gguf": given,
+        "OUT.gguf": made,
+        "OUT": made,
+        "STR": "ffn_down_exps=q5_0",
+        "F": tmp_path / "rules",
+        "X": "Name",
+    }
+    words = [str(values.get(word, word)) for word in shlex.split(command)[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "ggufmix", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert made.exists() == ("convert" in command)
