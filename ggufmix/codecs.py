@@ -35,6 +35,10 @@ from .errors import (
 )
 
 T = TypeVar("T")
+MAX_IMPORTANCE = 1e24
+"""Above it, sums in float32 overflow with weights that float16 scales can hold, and the bytes of a
+search mean nothing. Mean squares of activations are far below.
+"""
 Importance = Literal["NONE", "OPTIONAL", "REQUIRED"]
 
 FORMATS: dict[str, Format]
@@ -221,7 +225,7 @@ def encode_band(
     x           float32, float16 or bfloat16 (ml_dtypes), (rows, cols), any strides; cols must be
                 a multiple of the block
     to          the encoder
-    importance  float32, (cols,), finite and non-negative, shared by all rows; or None
+    importance  float32, (cols,), 0 to MAX_IMPORTANCE, shared by all rows; or None
     tier        one of `tiers()`; by default GGUFMIX_TIER of the environment, else the fastest
     Returns Encoded. The bytes depend neither on the tier nor on how a matrix is cut into bands.
     Raises ShapeError, FormatError (dtype), ImportanceError; NotFiniteError and OutlierError with
@@ -268,7 +272,7 @@ def encode(
     x           float32, float16 or bfloat16 (ml_dtypes), (rows, cols), finite, any strides; cols
                 must be a multiple of the block
     to          name of a format or of another encoder, such as "Q8_0" or "Q4_X", in any case
-    importance  float32, (cols,), finite and non-negative; or (matrices, cols) for matrices stacked
+    importance  float32, (cols,), 0 to MAX_IMPORTANCE; or (matrices, cols) for matrices stacked
                 along the rows, which it divides evenly; or None. Some formats require it, some
                 ignore it
     tier        one of `tiers()`; by default GGUFMIX_TIER of the environment, else the fastest
@@ -381,10 +385,10 @@ def _weights(
         raise ImportanceError(
             f"expected importance as float32, ({cols},); got {importance.dtype}, {importance.shape}"
         )
-    wrong = np.flatnonzero(~((importance >= 0) & (importance < np.inf)))
+    wrong = np.flatnonzero(~((importance >= 0) & (importance <= MAX_IMPORTANCE)))
     if wrong.size:
         raise ImportanceError(
-            "expected finite, non-negative importance, "
+            f"expected importance from 0 to {MAX_IMPORTANCE:g}, "
             f"got {importance[wrong[0]]} at column {wrong[0]}"
         )
     return None if to.importance == "NONE" else bytes_of(importance)

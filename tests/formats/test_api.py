@@ -361,6 +361,20 @@ def test_wrong_importance(encoder, case):
         codecs.encode(weights(6, 2 * n), encoder, wrong)
 
 
+def test_importance_beyond_what_float32_sums_hold() -> None:
+    """Importance so large that a search would overflow is refused with its column; what is
+    accepted gives the same bytes on every tier.
+    """
+    x = np.where(np.arange(1024) % 2, 65504, -65504).astype(np.float32).reshape(1, -1)
+    weights = np.random.default_rng(5).random(1024, np.float32)
+    weights[700] = 2e24
+    with pytest.raises(ImportanceError, match=r"from 0 to 1e\+24, got 2.*e\+24 at column 700"):
+        codecs.encode(x, "Q3_K", weights)
+    weights = weights / weights.max() * np.float32(1e24)
+    made = {tier: codecs.encode(x, "Q3_K", weights, tier=tier).tobytes() for tier in codecs.tiers()}
+    assert len(set(made.values())) == 1
+
+
 @pytest.mark.parametrize("encoder", [e for e in ENCODERS if e.importance == "REQUIRED"], ids=str)
 def test_importance_missing(encoder):
     """Where importance is required its absence is an error."""
