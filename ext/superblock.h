@@ -201,14 +201,33 @@ V_INLINE void superblock_encode_lanes(const struct superblock *s, const float *c
     }
 }
 
-/* The addresses of superblock b and its successors in lanes; lanes past the last repeat it, and write the same bytes. */
-V_INLINE void superblock_addresses(const float *x, const float *importance, uint8_t *y, int bytes, int64_t b, int64_t n_blocks,
-                                   int64_t blocks_per_row, const float *x_at[LANES], const float *importance_at[LANES], uint8_t *y_at[LANES]) {
-    for (int k = 0; k < LANES; k++) {
-        int64_t at = b + k < n_blocks ? b + k : n_blocks - 1;
-        x_at[k] = x + 256 * at;
-        y_at[k] = y + bytes * at;
-        if (importance) importance_at[k] = importance + 256 * (at % blocks_per_row);
+/* Rows as one run of superblocks, LANES at a time; lanes past the last repeat it, and write the same bytes. */
+V_INLINE void superblock_rows_lanes(const float *x, const float *importance, uint8_t *y, int bytes, int64_t n_per_row, int64_t n_rows,
+                                    void (*encode)(const float *const x[LANES], const float *const importance[LANES], uint8_t *const y[LANES])) {
+    const int64_t blocks_per_row = n_per_row / 256, n_blocks = blocks_per_row * n_rows;
+    for (int64_t b = 0; b < n_blocks; b += LANES) {
+        const float *x_at[LANES], *importance_at[LANES];
+        uint8_t *y_at[LANES];
+        for (int k = 0; k < LANES; k++) {
+            int64_t at = b + k < n_blocks ? b + k : n_blocks - 1;
+            x_at[k] = x + 256 * at;
+            y_at[k] = y + bytes * at;
+            if (importance) importance_at[k] = importance + 256 * (at % blocks_per_row);
+        }
+        encode(x_at, importance ? importance_at : NULL, y_at);
+    }
+}
+
+#else
+
+/* Rows as one run of superblocks. */
+static inline void superblock_rows(const struct superblock *s, const float *x, const float *importance, uint8_t *y, int bytes, int64_t n_per_row,
+                                   int64_t n_rows, void (*pack)(const struct quantized *z, uint8_t *y)) {
+    const int64_t blocks_per_row = n_per_row / 256;
+    for (int64_t b = 0; b < blocks_per_row * n_rows; b++) {
+        struct quantized z;
+        superblock_encode(s, x + 256 * b, importance ? importance + 256 * (b % blocks_per_row) : NULL, &z);
+        pack(&z, y + bytes * b);
     }
 }
 

@@ -13,18 +13,22 @@ from rich.console import Console, Group
 from rich.table import Table
 
 WIDE = 160
-"""Columns where there is no terminal to ask: nothing is cut off in a file."""
+"""Columns where there is no terminal to ask."""
+
+NARROW = 100
+"""Columns at least: folded inside its cells a table of numbers cannot be read, broken lines can."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr that obeys NO_COLOR and does not fold lines when piped. Text is
-    text: a regular expression or a chat template has brackets, and they are no markup.
+    """A console on stdout or stderr that obeys NO_COLOR; plain and wide when piped. Text is text: a
+    regular expression or a chat template has brackets, and they are no markup.
     """
     made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
-        made = Console(
-            stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDE, no_color=True
-        )
+        made.width = WIDE
+        made.no_color = True
+    elif not stderr:
+        made.width = max(made.width, NARROW)
     return made
 
 

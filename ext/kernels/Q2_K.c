@@ -36,30 +36,26 @@ __attribute__((noinline)) static void encode_lanes(const float *const x[LANES], 
     i_store_lanes(y, 21, words);
 }
 
+#else
+
+static void pack(const struct quantized *z, uint8_t *y) {
+    block *to = (block *)y;
+    to->d = z->d;
+    to->dmin = z->dmin;
+    memcpy(to->scales, z->scales, 16);
+    for (int i = 0; i < 64; i++) {
+        const uint8_t *l = z->codes + i / 32 * 128 + i % 32;
+        to->qs[i] = (uint8_t)(l[0] | l[32] << 2 | l[64] << 4 | l[96] << 6);
+    }
+}
+
 #endif
 
 void FN(Q2_K_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
-    const int64_t blocks_per_row = n_per_row / 256, n_blocks = blocks_per_row * n_rows;
 #if LANES > 1
-    for (int64_t b = 0; b < n_blocks; b += LANES) {
-        const float *x_at[LANES], *importance_at[LANES];
-        uint8_t *y_at[LANES];
-        superblock_addresses(x, importance, y, sizeof(block), b, n_blocks, blocks_per_row, x_at, importance_at, y_at);
-        encode_lanes(x_at, importance ? importance_at : NULL, y_at);
-    }
+    superblock_rows_lanes(x, importance, y, sizeof(block), n_per_row, n_rows, encode_lanes);
 #else
-    block *to = (block *)y;
-    for (int64_t b = 0; b < n_blocks; b++) {
-        struct quantized z;
-        superblock_encode(&kind, x + 256 * b, importance ? importance + 256 * (b % blocks_per_row) : NULL, &z);
-        to[b].d = z.d;
-        to[b].dmin = z.dmin;
-        memcpy(to[b].scales, z.scales, 16);
-        for (int i = 0; i < 64; i++) {
-            const uint8_t *l = z.codes + i / 32 * 128 + i % 32;
-            to[b].qs[i] = (uint8_t)(l[0] | l[32] << 2 | l[64] << 4 | l[96] << 6);
-        }
-    }
+    superblock_rows(&kind, x, importance, y, sizeof(block), n_per_row, n_rows, pack);
 #endif
 }
 
