@@ -113,6 +113,7 @@ def test_inspect_a_directory_and_a_file(example: Path, tmp_path: Path) -> None:
         assert found["metadata"]["qwen35moe.block_count"] == 4
     text = ggufmix("inspect", out).stdout
     assert "qwen35moe.expert_count" in text
+    assert text.startswith("architecture")
     assert "tokenizer.ggml.tokens" in text
 
 
