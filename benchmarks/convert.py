@@ -15,16 +15,16 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import checkpoint
-
 # The converter stops at a vocabulary whose hash it does not know, and the example's is one: it is
 # told the name.
+VOCABULARY = 248_320
 CONVERTER = """
 import runpy, sys
 sys.path[:0] = [{root!r}, {root!r} + "/gguf-py"]
@@ -65,6 +65,12 @@ def timed(arguments: list[str], log: Path) -> tuple[float, float]:
     return time.perf_counter() - begun, usage.ru_maxrss / 1e3
 
 
+def make(model: Path, *options: str) -> None:
+    """Make a checkpoint, in a process of its own: a child's peak memory begins at its parent's."""
+    script = str(Path(__file__).with_name("checkpoint.py"))
+    subprocess.run([sys.executable, script, str(model), *options], check=True, stdout=sys.stderr)
+
+
 def main() -> None:
     """Make what is missing, run, print a table."""
     parser = argparse.ArgumentParser(
@@ -79,12 +85,28 @@ def main() -> None:
     model, out = folder / "model", folder / "out.gguf"
     try:
         if not model.exists():
-            checkpoint.make(model)
+            make(model)
         run(model, out, folder / "log", given.runs)
+        start_up(folder / "vocabulary", folder / "log", given.runs)
     finally:
         out.unlink(missing_ok=True)
         if given.folder is None:
             shutil.rmtree(folder)
+
+
+def start_up(model: Path, log: Path, runs: int) -> None:
+    """Time what does not read weights: `plan` with a vocabulary of full size, and `--help`."""
+    if not model.exists():
+        make(model, "--layers", "4", "--vocabulary", str(VOCABULARY))
+    commands = {
+        f"plan, {VOCABULARY:,} tokens": ["plan", str(model), "--summary"],
+        "--help": ["--help"],
+    }
+    print()
+    for name, arguments in commands.items():
+        command = [sys.executable, "-m", "ggufmix", *arguments]
+        seconds = statistics.median([timed(command, log)[0] for _ in range(runs + 1)][1:])
+        print(f"ggufmix {name}: {seconds:.2f} s")
 
 
 def run(model: Path, out: Path, log: Path, runs: int) -> None:
@@ -121,6 +143,11 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
             measured = timed(arguments, log)
             if number:
                 figures[name].append(measured)
+    report(figures, shards, runs)
+
+
+def report(figures: dict[str, list[tuple[float, float]]], shards: list[str], runs: int) -> None:
+    """Print medians and ratios as a Markdown table."""
     n_bytes = sum(Path(s).stat().st_size for s in shards)
     print(f"{n_bytes / 1e9:.2f} GB of BF16 to Q8_0; median of {runs} runs;")
     print(f"{cpu()}, {os.cpu_count()} cores\n")

@@ -397,8 +397,7 @@ def _scan_warnings(tally: writer.Tally, on_outlier: OnOutlier) -> Iterator[str]:
 def _threads(asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise UsageError(f"threads: expected at least 1, got {asked}")
-    return (
-        asked or len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else (asked or os.cpu_count() or 1)
-    )
+    if asked is not None:
+        return asked
+    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(here) or os.cpu_count() or 1

@@ -1,23 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
  * Q4_0: x = d * (q - 8), q in 0..15; d and q as symmetric.h says, with divisor -8.
- * Block of 32 values: f16 d; u8 q[16], value j in the low nibble of byte j, value j + 16 in its high nibble.
+ * Block of 32 values: block_Q4_0.h.
  * Source: ggml-quants.c, quantize_row_q4_0_ref and quantize_row_q4_0_impl.
  */
+#include "block_Q4_0.h"
 #include "scaled.h"
-#include "symmetric.h"
-
-typedef struct {
-    uint16_t d;
-    uint8_t q[16];
-} block;
-SIZE_IS(block, 18);
-
-static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
-    block *b = (block *)y;
-    b->d = f16_of_scale(d);
-    store_nibbles(codes, b->q);
-}
 
 void FN(Q4_0_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     if (importance)

@@ -4,19 +4,7 @@
  * so codes are 1..15 and a block in which some |q| is 7 comes back exactly, as far as float16 holds s.
  * Where 1/d is infinite (subnormal d) every code is 8. Source: the formula; known as a patch of quantize_row_q4_0_ref.
  */
-#include "symmetric.h"
-
-typedef struct {
-    uint16_t d;
-    uint8_t q[16];
-} block;
-SIZE_IS(block, 18);
-
-static inline void store(float d, const uint8_t codes[32], uint8_t *y) {
-    block *b = (block *)y;
-    b->d = f16_of_scale(d);
-    store_nibbles(codes, b->q);
-}
+#include "block_Q4_0.h"
 
 void FN(Q4_X_encode)(const float *x, const float *importance, uint8_t *y, int64_t n_per_row, int64_t n_rows) {
     (void)importance;

@@ -10,13 +10,12 @@ import stat
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ..errors import SourceError, UsageError
 from .layout import INDEX, Layout, find_file, find_files, refuse_bitsandbytes, refuse_other_files
 from .safetensors import StoredTensor, read_header, read_tensors
-from .storage import Bytes, LocalFolder, shown
+from .storage import Bytes, LocalFolder, OfFolder, shown
 
 N_SAMPLES = 64
 SAMPLE_BYTES = 4096
@@ -63,7 +62,7 @@ class SourceFile:
         return f"SourceFile({self.name!r}, {self.size})"
 
 
-class Checkpoint:
+class Checkpoint(OfFolder):
     """An open checkpoint. Close it, best by `with`: its Tensors cannot be read after that.
 
     where      name of its folder, for messages
@@ -112,21 +111,6 @@ class Checkpoint:
     def path(self, name: str) -> Path | None:
         """Where a side file such as tokenizer.json lies, or None where there is none."""
         return self._folder.path(name)
-
-    def close(self) -> None:
-        """Close all files. Reads that are under way finish; later ones raise ValueError."""
-        self._folder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.where}: {len(self.tensors)} tensors in {len(self.files)} files>"

@@ -16,8 +16,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ from ..errors import SourceError, UsageError
 from ..tensor import BF16, F16, F32, Array, Blocks, Tensor
 from .checkpoint import SourceFile
 from .scales import first_bad
-from .storage import Bytes, LocalFolder, shown
+from .storage import Bytes, LocalFolder, OfFolder, shown
 
 MAX_TENSOR_BYTES = 1 << 62
 
@@ -100,7 +99,7 @@ class GgufTensor(Tensor):
         return f"GgufTensor({self.name!r}, {self.shape}, {self.kind})"
 
 
-class GgufFile:
+class GgufFile(OfFolder):
     """An open GGUF file, all parts of it. Close it, best by `with`.
 
     where    name of the file, of the first part of several; for messages
@@ -139,21 +138,6 @@ class GgufFile:
             )
         self.tensors = tensors
         self.files = tuple(SourceFile(part, min(head.data_at, part.size)) for part, head in parts)
-
-    def close(self) -> None:
-        """Close all files. Reads that are under way finish; later ones raise ValueError."""
-        self._folder.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:

@@ -14,7 +14,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -114,6 +114,22 @@ class LocalBytes(Bytes):
                 got += n
         except OSError as error:
             raise _unreadable(self.name, error) from error
+
+
+class OfFolder:
+    """What is read from the files of a folder, and closes them: best by `with`."""
+
+    _folder: LocalFolder
+
+    def close(self) -> None:
+        """Close all files. Reads that are under way finish; later ones raise ValueError."""
+        self._folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class LocalFolder:
