@@ -112,6 +112,16 @@ def test_no_path_of_this_machine_is_written(example: Path, tmp_path: Path) -> No
     assert (tmp_path / "y.gguf").read_bytes() == raw
 
 
+def test_what_was_asked_for_is_recorded(example: Path) -> None:
+    """The file says by which options it was made, so that another can be made like it; a file made
+    by the defaults names none.
+    """
+    asked = Options(mirror="llama.cpp", gates="f32", set_roles=("ffn_down_exps=Q4_0",))
+    made = ggufmix.plan(example, options=asked).values["ggufmix.options"].data
+    assert made == ["--gates f32", "--mirror llama.cpp", "--set ffn_down_exps=Q4_0"]
+    assert ggufmix.plan(example).values["ggufmix.options"].data == []
+
+
 def test_the_name_comes_from_the_option(example: Path, tmp_path: Path) -> None:
     """`--model-name` is general.name."""
     ggufmix.convert(example, tmp_path / "x.gguf", options=Options(model_name="My Model"))

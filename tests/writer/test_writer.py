@@ -218,3 +218,25 @@ def test_a_name_too_long_for_the_disk(tmp_path: Path, length: int) -> None:
     """It is a WriteError that says so, also where only the unfinished file's name is too long."""
     with pytest.raises(WriteError, match="File name too long"):
         write(plan({"a": noise(4, 64)}), tmp_path / ("n" * length))
+
+
+def test_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data are synced before the rename, the folder after it: power that fails between leaves
+    no file that looks finished and is not.
+    """
+    calls: list[str] = []
+    fsync, rename = writer.os.fsync, writer.os.replace
+
+    def synced(handle: int) -> None:
+        folder = writer.stat.S_ISDIR(writer.os.fstat(handle).st_mode)
+        calls.append("folder synced" if folder else "data synced")
+        fsync(handle)
+
+    def renamed(a: Path, b: Path) -> None:
+        calls.append("renamed")
+        rename(a, b)
+
+    monkeypatch.setattr(writer.os, "fsync", synced)
+    monkeypatch.setattr(writer.os, "replace", renamed)
+    write(plan({"a": noise(4, 64)}), tmp_path / "x.gguf")
+    assert calls == ["data synced", "renamed", "folder synced"]
