@@ -17,14 +17,15 @@ from typing import Literal
 
 import gguf
 
-from . import imatrix, placing, planning, rules, sources, writer
-from .codecs import Encoder, encoder
+from . import imatrix, placing, planning, rules, scanning, sources, writing
+from .codecs import Encoder
 from .container import Value, array, text, texts, u32
-from .errors import FormatError, InexactError, SourceError, UsageError
+from .errors import FormatError, SourceError, UsageError
 from .placing import Placement
 from .planning import Plan
 from .rules import FallbackName, Gates, Mirror
 from .wishes import Wishes, gather, settle
+from .writing.encoding import Counts, encodings
 
 OnOutlier = Literal["error", "bf16"]
 
@@ -87,17 +88,26 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What `convert` did. `losses` are by tensor name and hold only tensors that had any.
+    """What `convert` did.
 
-    lattice  of tensors that Q4_X wrote: the groups that were put back on their INT4 lattice
+    found    what was counted, by tensor name
     inexact  packed weights, by name in the source: groups whose scale float16 does not hold
     """
 
     path: Path
     plan: Plan
-    losses: Mapping[str, writer.Losses] = field(default_factory=dict)
-    lattice: Mapping[str, writer.Lattice] = field(default_factory=dict)
+    found: Mapping[str, Counts] = field(default_factory=dict)
     inexact: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def losses(self) -> dict[str, Counts]:
+        """Those of tensors in which blocks were flushed or wiped."""
+        return {name: c for name, c in self.found.items() if c.flushed or c.wiped}
+
+    @property
+    def lattice(self) -> dict[str, Counts]:
+        """Those of tensors that Q4_X wrote."""
+        return {name: c for name, c in self.found.items() if c.groups}
 
 
 def plan(
@@ -106,7 +116,7 @@ def plan(
     *,
     options: Options | None = None,
     threads: int | None = None,
-    progress: writer.Progress | None = None,
+    progress: writing.Progress | None = None,
 ) -> Plan:
     """Decide what would be written for a checkpoint, down to the byte, and write nothing.
 
@@ -129,7 +139,7 @@ def convert(
     options: Options | None = None,
     threads: int | None = None,
     overwrite: bool = False,
-    progress: writer.Progress | None = None,
+    progress: writing.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Result:
     """Write a checkpoint, or a GGUF file, as one GGUF file.
@@ -142,7 +152,7 @@ def convert(
     Other arguments and errors: as `plan`; and WriteError.
     """
     path = Path(out)
-    writer.check_place(path, overwrite=overwrite)  # before a scan of hours
+    writing.check_place(path, overwrite=overwrite)  # before a scan of hours
     with _prepared(src, options or Options(recipe=recipe), threads, progress) as (
         made,
         model,
@@ -151,17 +161,18 @@ def convert(
         _check_apart(src, path, model)
         if planned is not None:
             planned(made)
-        part = writer.Part(path, made.header, made.tensors, made.total_bytes)
-        tally = writer.write(
-            [part], threads=_threads(threads), overwrite=overwrite, progress=progress
+        jobs = encodings(made.tensors, len(made.header))
+        part = writing.Part(path, made.header, jobs, made.total_bytes)
+        found = writing.write(
+            [part], threads=writing.thread_count(threads), overwrite=overwrite, progress=progress
         )
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    return Result(path, made, tally.losses, tally.lattice, inexact)
+    return Result(path, made, found, inexact)
 
 
 def of_int4(result: Result) -> Iterator[str]:
     """Sentences on weights that come from INT4: what was exact, what was not."""
-    yield from _lattice_notes(result.lattice)
+    yield from scanning.lattice_notes(result.found)
     for name, n in result.inexact.items():
         yield f"{name}: {n} groups got the nearest float16 of their scale"
 
@@ -171,7 +182,7 @@ def _prepared(
     src: str | os.PathLike[str],
     options: Options,
     threads: int | None,
-    progress: writer.Progress | None,
+    progress: writing.Progress | None,
 ) -> Iterator[tuple[Plan, Placement]]:
     choices, wishes = _choices(options)
     importance = imatrix.read(options.imatrix) if options.imatrix else None
@@ -231,17 +242,20 @@ def _prepared(
         made = decided({})
         if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
-            tally = writer.scan(made.tensors, threads=_threads(threads), progress=progress)
-            found = _forced(tally, options)
-            if found:
-                made = decided(found)
+            jobs = encodings(made.tensors, scanning=True)
+            found = writing.run(jobs, threads=writing.thread_count(threads), progress=progress)
+            kept = options.on_outlier == "error"
+            forced = scanning.forced(
+                found, outliers=not kept, inexact=options.on_inexact != "error"
+            )
+            made = decided(forced) if forced else made
             made = replace(
                 made,
-                notes=(*made.notes, *_lattice_notes(tally.lattice)),
+                notes=(*made.notes, *scanning.lattice_notes(found)),
                 warnings=(
                     *made.warnings,
-                    *_scan_warnings(tally, options.on_outlier),
-                    *_inexact_warnings(model.packed),
+                    *scanning.outlier_warnings(found, kept=kept),
+                    *scanning.inexact_warnings(model.packed),
                 ),
             )
         yield made, model
@@ -339,65 +353,3 @@ def _provenance(
 
 def _asks_exact(options: Options, model: Placement) -> bool:
     return options.on_inexact == "f32" and bool(model.packed)
-
-
-def _forced(tally: writer.Tally, options: Options) -> dict[str, tuple[Encoder, str]]:
-    """What a scan decides: tensors that no block can hold. Raises InexactError if it may not."""
-    found = {}
-    if options.on_outlier == "bf16":
-        for name, outlier in tally.outliers.items():
-            where = f"row {outlier.row}, column {outlier.column}"
-            reason = f"outlier at {where}: no scale of a block can hold it"
-            found[name] = (encoder("BF16"), reason)
-    for name, inexact in tally.inexact.items():
-        if options.on_inexact == "error":
-            n = len(tally.inexact)
-            raise InexactError(
-                f"{inexact} and {n} tensors in all, of which {name} is the first"
-                if n > 1
-                else f"{name}: {inexact}",
-                row=inexact.row,
-                column=inexact.column,
-                hint=inexact.hint,
-            )
-        where = f"row {inexact.row}, column {inexact.column}"
-        reason = f"the scale at {where} is no float16: no block can hold it exactly"
-        found[name] = (encoder("F32"), reason)
-    return found
-
-
-def _lattice_notes(lattice: Mapping[str, writer.Lattice]) -> Iterator[str]:
-    groups = sum(found.groups for found in lattice.values())
-    recovered = sum(found.recovered for found in lattice.values())
-    if groups:
-        yield (
-            f"Q4_X writes {len(lattice)} tensors: {recovered} of {groups} groups lie on an INT4 "
-            "lattice and stay exact, the rest is rounded with max/-7"
-        )
-
-
-def _inexact_warnings(packed: Sequence[sources.Packed]) -> Iterator[str]:
-    for weight in packed:
-        if n := weight.inexact():
-            yield f"{weight.name}: {n} groups get the nearest float16 of their scale"
-
-
-def _scan_warnings(tally: writer.Tally, on_outlier: OnOutlier) -> Iterator[str]:
-    for name, error in tally.outliers.items():
-        where = (
-            f"{name}: row {error.row}, column {error.column} is too large for the scale of a block"
-        )
-        yield where + (
-            ": written in BF16"
-            if on_outlier == "bf16"
-            else "; --on-outlier bf16 writes the tensor in BF16"
-        )
-
-
-def _threads(asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise UsageError(f"threads: expected at least 1, got {asked}")
-    if asked is not None:
-        return asked
-    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(here) or os.cpu_count() or 1

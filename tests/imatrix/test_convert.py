@@ -17,10 +17,10 @@ import pytest
 from imatrix import made
 
 import ggufmix
-from ggufmix import writer
 from ggufmix.codecs import ENCODERS
 from ggufmix.errors import ImportanceError, UsageError
 from ggufmix.pipeline import Options
+from ggufmix.writing import encoding
 
 USED = [e.name for e in ENCODERS.values() if e.importance != "NONE"]
 OTHER = {"Q8_0"}
@@ -63,7 +63,7 @@ def test_the_bytes_of_llama_cpp(
     """Every tensor of a file is what `ggml_quantize_chunk` makes of each expert with its weights,
     on threads and in bands of a few rows.
     """
-    monkeypatch.setattr(writer, "BAND_BYTES", 20_000)
+    monkeypatch.setattr(encoding, "BAND_BYTES", 20_000)
     out = tmp_path / "x.gguf"
     options = Options(mirror="llama.cpp", tensor_types=[f"weight={kind}"], imatrix=[file])
     result = ggufmix.convert(example, out, options=options, threads=3)

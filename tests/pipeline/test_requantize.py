@@ -22,11 +22,11 @@ from sources.gguf_build import blocks_of, gguf_file, raw_file
 from whole_file import described
 
 import ggufmix
-from ggufmix import writer
 from ggufmix.container import Value, boolean, f32, header, i32s, text, texts, u32
 from ggufmix.errors import FormatError, GgufmixError, NotFiniteError, SourceError, UsageError
 from ggufmix.pipeline import Options
 from ggufmix.runtime import Llama
+from ggufmix.writing import encoding
 
 ITS_OWN = ("general.file_type", "ggufmix.")
 """Beginnings of keys that belong to a file, not to the model."""
@@ -316,7 +316,7 @@ def test_the_same_bytes_for_any_threads(
     """One thread or five, one band or many: one file, where blocks are copied and where not."""
     options = Options("q4_k_m", allow_requantize=True)
     ggufmix.convert(made["q8_0"], tmp_path / "a.gguf", options=options, threads=1)
-    monkeypatch.setattr(writer, "BAND_BYTES", 5000)
+    monkeypatch.setattr(encoding, "BAND_BYTES", 5000)
     ggufmix.convert(made["q8_0"], tmp_path / "b.gguf", options=options, threads=5)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 

@@ -10,11 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ggufmix import writer
+from ggufmix import writing
 from ggufmix.codecs import decode, encoder
 from ggufmix.errors import NotFiniteError, OutlierError, WriteError
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
+from ggufmix.writing import encoding, places
+from ggufmix.writing.encoding import Counts, encodings
 
 
 def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
@@ -22,9 +24,10 @@ def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
     return Plan("q8_0", "qwen35", {}, lay_out((p, encoder(kind), "test", None) for p in placed))
 
 
-def write(made: Plan, path: Path, threads: int = 2, **more: object) -> writer.Tally:
-    part = writer.Part(path, made.header, made.tensors, made.total_bytes)
-    return writer.write([part], threads=threads, **more)  # type: ignore[arg-type]
+def write(made: Plan, path: Path, threads: int = 2, **more: object) -> dict[str, Counts]:
+    jobs = encodings(made.tensors, len(made.header))
+    part = writing.Part(path, made.header, jobs, made.total_bytes)
+    return writing.write([part], threads=threads, **more)  # type: ignore[arg-type]
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -39,7 +42,7 @@ def test_the_same_bytes_for_any_number_of_threads(
     """
     made = plan({"a": noise(300, 256), "b": noise(4, 70, 64), "c": noise(64)})
     write(made, tmp_path / "one.gguf", threads=1)
-    monkeypatch.setattr(writer, "BAND_BYTES", 1000)
+    monkeypatch.setattr(encoding, "BAND_BYTES", 1000)
     write(made, tmp_path / "seven.gguf", threads=7)
     raw = (tmp_path / "one.gguf").read_bytes()
     assert raw == (tmp_path / "seven.gguf").read_bytes()
@@ -56,9 +59,11 @@ def test_bands_do_not_cross_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     """A band belongs to one expert, and is a multiple of the tensor's unit where it can be."""
     made = plan({"a": noise(3, 70, 64)})
     made.tensors[0].placed.tensor.unit = 8
-    monkeypatch.setattr(writer, "BAND_BYTES", 128 * 30)
-    spans = [(start, stop) for _, start, stop in writer._bands(made.tensors)]
-    assert spans == [(m + s, m + min(s + 24, 70)) for m in (0, 70, 140) for s in (0, 24, 48)]
+    monkeypatch.setattr(encoding, "BAND_BYTES", 128 * 30)
+    (job,) = encodings(made.tensors)
+    assert list(job.bands()) == [
+        (m + s, m + min(s + 24, 70)) for m in (0, 70, 140) for s in (0, 24, 48)
+    ]
 
 
 @pytest.mark.parametrize("threads", [1, 4])
@@ -79,8 +84,8 @@ def test_an_outlier_is_named_and_a_scan_collects_all(tmp_path: Path) -> None:
     with pytest.raises(OutlierError, match=r"a: row 7, column 33"):
         write(plan(values), tmp_path / "x.gguf")
     assert list(tmp_path.iterdir()) == []
-    tally = writer.scan(plan(values).tensors, threads=2)
-    assert {name: (e.row, e.column) for name, e in tally.outliers.items()} == {
+    found = writing.run(encodings(plan(values).tensors, scanning=True), threads=2)
+    assert {n: (c.outlier.row, c.outlier.column) for n, c in found.items() if c.outlier} == {
         "a": (7, 33),
         "c": (39, 0),
     }
@@ -93,8 +98,8 @@ def test_what_is_lossy_is_counted(tmp_path: Path) -> None:
     x = noise(10, 64)
     x[2] = 1e-9
     x[5, 40] = 3e4
-    tally = write(plan({"a": x, "b": noise(10, 64)}), tmp_path / "x.gguf")
-    assert {name: (v.flushed, v.wiped) for name, v in tally.losses.items()} == {"a": (2, 1)}
+    found = write(plan({"a": x, "b": noise(10, 64)}), tmp_path / "x.gguf")
+    assert {n: (c.flushed, c.wiped) for n, c in found.items()} == {"a": (2, 1), "b": (0, 0)}
 
 
 def test_an_existing_output_is_kept(tmp_path: Path) -> None:
@@ -119,7 +124,7 @@ def test_too_little_space_is_refused_before_the_first_byte(
 ) -> None:
     """The plan knows the size: a disk that cannot take it is said so, with both numbers."""
     usage = type("usage", (), {"free": 100})
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: usage)
     made = plan({"a": noise(4, 64)})
     with pytest.raises(WriteError, match=f"{made.total_bytes} bytes needed, 100 free"):
         write(made, tmp_path / "x.gguf")
@@ -225,10 +230,10 @@ def test_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     no file that looks finished and is not.
     """
     calls: list[str] = []
-    fsync, rename = writer.os.fsync, writer.os.replace
+    fsync, rename = places.os.fsync, places.os.replace
 
     def synced(handle: int) -> None:
-        folder = writer.stat.S_ISDIR(writer.os.fstat(handle).st_mode)
+        folder = places.stat.S_ISDIR(places.os.fstat(handle).st_mode)
         calls.append("folder synced" if folder else "data synced")
         fsync(handle)
 
@@ -236,7 +241,7 @@ def test_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.Monk
         calls.append("renamed")
         rename(a, b)
 
-    monkeypatch.setattr(writer.os, "fsync", synced)
-    monkeypatch.setattr(writer.os, "replace", renamed)
+    monkeypatch.setattr(places.os, "fsync", synced)
+    monkeypatch.setattr(places.os, "replace", renamed)
     write(plan({"a": noise(4, 64)}), tmp_path / "x.gguf")
     assert calls == ["data synced", "renamed", "folder synced"]

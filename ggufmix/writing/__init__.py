@@ -1,0 +1,39 @@
+"""Writing files whose every byte has its place before the first one is written.
+
+A `Part` is one file: a path, a header, the size, and jobs. A `Job` makes what belongs into a few
+fixed ranges of that file, such as the blocks of one tensor, or FP8 weights and their scales. What
+it does is its own affair; this package knows threads, disks and order:
+
+- A job lists its bands, ranges of rows in rising order. `make(start, stop)` makes one band, in any
+  thread, several at a time, in any order: it must depend on nothing but its arguments. It returns
+  a `Made`: pieces of data with their place, and what was found while making them.
+- The pieces are written where they belong by the thread that made them. Then bands are handed in in
+  order: the first of the first job first, whatever the number of threads. Only there things are
+  added up: what was found, with `+`. So sums of floats do not depend on threads either.
+- Pieces of a job fill each of its ranges from front to back, band after band.
+- At most twice as many bands as threads are under way, made but not yet handed in.
+- A file is `OUT.part`, locked, until every byte of every part is on disk; then all are renamed.
+
+`encoding` has the jobs of a GGUF plan. Others may bring their own.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from .jobs import Extent, Found, Job, Made, Part, Piece
+from .places import check_place
+from .running import Progress, run, thread_count
+from .whole import write
+
+__all__ = [
+    "Extent",
+    "Found",
+    "Job",
+    "Made",
+    "Part",
+    "Piece",
+    "Progress",
+    "check_place",
+    "run",
+    "thread_count",
+    "write",
+]

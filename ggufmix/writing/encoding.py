@@ -1,0 +1,156 @@
+"""Jobs of a GGUF plan: rows of one tensor as blocks of its type."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import int4
+from ..codecs import Encoded, encode_band
+from ..errors import ImportanceError, InexactError, NotFiniteError, OutlierError, ValueAtError
+from ..planning import Planned
+from ..tensor import DTYPE_NAMES
+from .jobs import Extent, Made, Piece
+
+BAND_BYTES = 2 << 20
+"""Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
+hundreds in flight.
+"""
+
+_HINTS: dict[type[ValueAtError], str] = {
+    NotFiniteError: "the checkpoint is damaged, or was saved from a run that had diverged",
+    OutlierError: "--on-outlier bf16 writes such tensors in BF16",
+}
+
+E = TypeVar("E", bound=ValueAtError)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was found in bands of a tensor.
+
+    flushed    blocks whose scale went to zero
+    wiped      blocks in which one value drowned all others
+    groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
+    outlier    the first value that no block holds, where a scan met one
+    inexact    the first packed group whose scale no block holds, where a scan met one
+    """
+
+    flushed: int = 0
+    wiped: int = 0
+    recovered: int = 0
+    groups: int = 0
+    outlier: OutlierError | None = None
+    inexact: InexactError | None = None
+
+    def __add__(self, other: Counts) -> Counts:
+        """Both; `other` comes after."""
+        return Counts(
+            self.flushed + other.flushed,
+            self.wiped + other.wiped,
+            self.recovered + other.recovered,
+            self.groups + other.groups,
+            self.outlier if self.outlier is not None else other.outlier,
+            self.inexact if self.inexact is not None else other.inexact,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The job of one tensor.
+
+    base      where the tensor data starts in the file, in bytes
+    scanning  nothing is written: what no block holds is found, not raised
+    """
+
+    planned: Planned
+    base: int = 0
+    scanning: bool = False
+
+    @property
+    def name(self) -> str:
+        """GGUF name."""
+        return self.planned.name
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the rows that it is made from."""
+        return self.planned.source_bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all matrices."""
+        return self.planned.placed.tensor.n_rows
+
+    @property
+    def extents(self) -> tuple[Extent]:
+        """The tensor's place."""
+        return (Extent(self.base + self.planned.offset, self.planned.n_bytes),)
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        """Bands of about BAND_BYTES, in units of the tensor, that cross no matrix."""
+        tensor = self.planned.placed.tensor
+        wanted = max(1, BAND_BYTES // (tensor.cols * tensor.dtype.itemsize))
+        step = max(tensor.unit, wanted // tensor.unit * tensor.unit)
+        for matrix in range(0, tensor.n_rows, tensor.matrix_rows):
+            end = matrix + tensor.matrix_rows
+            for start in range(matrix, end, step):
+                yield start, min(start + step, end)
+
+    def make(self, start: int, stop: int) -> Made[Counts]:
+        """Rows start..stop as blocks."""
+        try:
+            blocks, found = self._blocks(start, stop)
+        except (OutlierError, InexactError) as error:
+            if not self.scanning:
+                raise
+            met = (error, None) if isinstance(error, OutlierError) else (None, error)
+            return Made((), Counts(outlier=met[0], inexact=met[1]))
+        at = start * self.planned.row_bytes
+        return Made((Piece(0, at, blocks.data.cast("B")),), found)
+
+    def _blocks(self, start: int, stop: int) -> tuple[NDArray[np.uint8], Counts]:
+        planned = self.planned
+        tensor, importance = planned.placed.tensor, planned.importance
+        if planned.copied or planned.widened:
+            blocks = tensor.blocks(start, stop)
+            return int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks), Counts()
+        vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
+        try:
+            values = tensor.rows(start, stop)
+            encoded: Encoded = encode_band(values, planned.encoder, vector)
+        except (NotFiniteError, OutlierError) as error:
+            raise self._placed(error, start + error.row) from error
+        except ImportanceError as error:
+            raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
+        found = Counts(encoded.flushed, encoded.wiped)
+        if planned.encoder.name == "Q4_X":
+            recovered = int4.recover(values, encoded.blocks)
+            found = replace(found, recovered=recovered, groups=values.size // 32)
+        return encoded.blocks, found
+
+    def _placed(self, error: E, row: int) -> E:
+        """The error with the place where the tensor and the source have the value."""
+        tensor = self.planned.placed.tensor
+        origin = tensor.origin(row)
+        where = f"{origin.file}: {origin.name}" if origin.file else origin.name
+        return type(error)(
+            f"{self.planned.name}: row {row}, column {error.column}: {error} "
+            f"(from {where}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
+            row=row,
+            column=error.column,
+            hint=_HINTS[type(error)],
+        )
+
+
+def encodings(
+    tensors: Sequence[Planned], base: int = 0, *, scanning: bool = False
+) -> list[Encoding]:
+    """The jobs of tensors whose data starts at byte `base`."""
+    return [Encoding(planned, base, scanning) for planned in tensors]

@@ -1,0 +1,98 @@
+"""What is to be written, for whoever brings it: Job, Made, Part."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
+
+
+class Found(Protocol):
+    """What was found in a band, or in several: counts, sums. Added in the order of the bands."""
+
+    def __add__(self, other: Self, /) -> Self:
+        """Both; `other` comes right after."""
+
+
+F = TypeVar("F", bound=Found)
+F_co = TypeVar("F_co", bound=Found, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A range of the file, in bytes from its beginning."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Data of one band.
+
+    extent  number of the job's extent that it belongs into
+    at      where in it, in bytes
+    data    bytes, contiguous
+    """
+
+    extent: int
+    at: int
+    data: memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Generic[F_co]):
+    """One band: its pieces, and what was found while making them."""
+
+    pieces: Sequence[Piece]
+    found: F_co
+
+
+class Job(Protocol[F_co]):
+    """One unit of work; its bands can be made in any order, by any thread.
+
+    name          for messages, unlike any other in the run; that of the tensor
+    source_bytes  that are read for it, for the progress
+    n_rows        that its bands count, whatever a row is
+    extents       of the file that it fills
+    """
+
+    @property
+    def name(self) -> str:
+        """For messages, unlike any other in the run."""
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes that are read for it."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that its bands count; the last one ends there."""
+
+    @property
+    def extents(self) -> Sequence[Extent]:
+        """Ranges of the file that it fills, disjoint."""
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        """Ranges of rows, (start, stop), that follow each other from 0 to `n_rows`."""
+
+    def make(self, start: int, stop: int) -> Made[F_co]:
+        """One band. Pieces follow each other in each extent, as the bands do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[F_co]):
+    """One file of the output.
+
+    path    where it goes
+    header  its first bytes
+    size    of the whole file, in bytes; what neither header nor jobs fill is zeros
+    """
+
+    path: Path
+    header: bytes
+    jobs: Sequence[Job[F_co]]
+    size: int

@@ -1,0 +1,118 @@
+"""Files under way: where they may be put, `.part`, locks, room, syncs."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import WriteError
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Raise WriteError where `write` would refuse to put a file at `path`."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    except OSError as error:
+        raise WriteError(f"{path}: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise WriteError(f"{path} is a directory, expected the name of a file")
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise WriteError(f"{path} is no regular file", hint="give another name with -o")
+    if mode and not overwrite:
+        raise WriteError(f"{path} exists", hint="--overwrite replaces it")
+    if not path.parent.is_dir():
+        raise WriteError(f"{path.parent} is no directory", hint="create it first")
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise WriteError unless so many bytes are free."""
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise WriteError(
+            f"{folder}: too little space: {needed} bytes needed, {free} free",
+            hint="nothing was written",
+        )
+
+
+def unfinished(path: Path) -> Path:
+    """The name that a file has until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+def begin(path: Path) -> int:
+    """Open what is to become `path`, empty, and lock it: two runs would write one file as both."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    out = os.open(unfinished(path), flags, 0o666)
+    try:
+        _lock(out)
+        if not os.path.samestat(os.fstat(out), os.lstat(unfinished(path))):
+            raise BlockingIOError  # the other run has ended between our two calls
+        os.ftruncate(out, 0)
+    except (BlockingIOError, FileNotFoundError) as error:
+        os.close(out)
+        raise WriteError(
+            f"{path}: another run is writing it", hint="wait for it, or give another name with -o"
+        ) from error
+    except BaseException:
+        os.close(out)
+        raise
+    return out
+
+
+def reserve(out: int, size: int) -> None:
+    """Give the file its size, and on disks that can promise it the room."""
+    try:
+        os.posix_fallocate(out, 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            errno.EOPNOTSUPP,
+            errno.EINVAL,
+            errno.ENOSYS,
+        ):
+            raise
+        os.ftruncate(out, size)
+
+
+def put(out: int, data: bytes | memoryview, at: int) -> None:
+    """Write all of `data` at byte `at`."""
+    view = memoryview(data)
+    while view:
+        n = os.pwrite(out, view, at)
+        view, at = view[n:], at + n
+
+
+def rename(paths: Sequence[Path]) -> None:
+    """Give finished files their names, for good."""
+    for path in paths:
+        os.replace(unfinished(path), path)
+    for folder in dict.fromkeys(path.parent for path in paths):
+        _sync_folder(folder)
+
+
+def disk_hint(error: OSError) -> str | None:
+    """What to say of an error of the disk."""
+    return "the disk is full" if error.errno == errno.ENOSPC else None
+
+
+def _lock(out: int) -> None:
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL):
+            raise  # those: a file system without locks, where the user has to see to it
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,156 @@
+"""Bands of jobs, made by a pool of threads and handed in in order."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic
+
+from ..errors import UsageError
+from .jobs import F, Job, Made, Piece
+
+Progress = Callable[[str, int, int], None]
+"""Called after each band with the job's name, the source bytes done and those there are in all; in
+order, from several threads, one at a time.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Band(Generic[F]):
+    number: int
+    job: Job[F]
+    start: int
+    stop: int
+
+
+def thread_count(asked: int | None) -> int:
+    """How many threads to use: those asked for, by default one for each core that may be used."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"threads: expected at least 1, got {asked}")
+    if asked is not None:
+        return asked
+    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return len(here) or os.cpu_count() or 1
+
+
+def run(
+    jobs: Sequence[Job[F]],
+    put: Callable[[Job[F], Piece], None] | None = None,
+    *,
+    threads: int,
+    progress: Progress | None = None,
+) -> dict[str, F]:
+    """Make every band of every job.
+
+    put  called with each piece, from any thread, at once; None: nothing is kept of what is made
+    Returns what was found, by the names of the jobs. Raises the error of the first band that has
+    one, as far as bands were begun when it was met.
+    """
+    return _Run(jobs, put, threads, progress).whole()
+
+
+class _Run(Generic[F]):
+    """One run of the pool. Bands are made anywhere; `_fold` sees them one by one, in order."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job[F]],
+        put: Callable[[Job[F], Piece], None] | None,
+        threads: int,
+        progress: Progress | None,
+    ) -> None:
+        self.put, self.threads, self.progress = put, threads, progress
+        self.bands = self._numbered(jobs)
+        self.total = sum(job.source_bytes for job in jobs)
+        self.done = 0  # source bytes of jobs that are folded
+        self.found: dict[str, F] = {}
+        self.changed = threading.Condition()
+        self.ready: dict[int, tuple[_Band[F], Made[F]]] = {}
+        self.next = 0  # the number of the band that is folded next
+        self.folding = False
+        self.failures: list[tuple[int, BaseException]] = []
+
+    def whole(self) -> dict[str, F]:
+        pool = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads - 1)]
+        for thread in pool:
+            thread.start()
+        try:
+            self._work()
+            for thread in pool:
+                thread.join()
+        except BaseException as error:  # Ctrl-C reaches the main thread only
+            self._fail(-1, error)
+            for thread in pool:
+                thread.join()
+        if self.failures:
+            raise min(self.failures, key=lambda f: f[0])[1]
+        return self.found
+
+    def _work(self) -> None:
+        while (band := self._take()) is not None:
+            try:
+                made = band.job.make(band.start, band.stop)
+                if self.put is not None:
+                    for piece in made.pieces:
+                        self.put(band.job, piece)
+                self._hand_in(band, made)
+            except BaseException as error:
+                self._fail(band.number, error)
+
+    def _take(self) -> _Band[F] | None:
+        """The next band to be made, as soon as there is room for one more."""
+        with self.changed:
+            band = None if self.failures else next(self.bands, None)
+            if band is None:
+                return None
+            ahead = 2 * self.threads
+            self.changed.wait_for(lambda: self.failures or band.number < self.next + ahead)
+            return None if self.failures else band
+
+    def _hand_in(self, band: _Band[F], made: Made[F]) -> None:
+        with self.changed:
+            self.ready[band.number] = band, made
+            if self.folding:  # another thread is at it and will come to this band
+                return
+            self.folding = True
+        while True:
+            with self.changed:
+                following = None if self.failures else self.ready.pop(self.next, None)
+                if following is None:
+                    self.folding = False
+                    return
+            try:
+                self._fold(*following)
+            except BaseException as error:
+                self._fail(following[0].number, error)
+                continue
+            with self.changed:
+                self.next += 1
+                self.changed.notify_all()
+
+    def _fold(self, band: _Band[F], made: Made[F]) -> None:
+        job = band.job
+        before = self.found.get(job.name)
+        self.found[job.name] = made.found if before is None else before + made.found
+        worked = self.done + job.source_bytes * band.stop // job.n_rows
+        if band.stop == job.n_rows:
+            self.done = worked
+        if self.progress is not None:
+            self.progress(job.name, worked, self.total)
+
+    def _fail(self, number: int, error: BaseException) -> None:
+        with self.changed:
+            self.failures.append((number, error))
+            self.changed.notify_all()
+
+    @staticmethod
+    def _numbered(jobs: Sequence[Job[F]]) -> Iterator[_Band[F]]:
+        number = 0
+        for job in jobs:
+            for start, stop in job.bands():
+                yield _Band(number, job, start, stop)
+                number += 1
