@@ -81,3 +81,7 @@ class InexactError(ValueAtError):
 
 class WriteError(GgufmixError):
     """The output cannot be written: it exists, the disk is full, the file system refused."""
+
+
+class EvaluationError(GgufmixError):
+    """llama.cpp refuses to run a file, or two files cannot be compared."""

@@ -12,31 +12,34 @@ from contextlib import contextmanager
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-from .report import console, size
+from .report import console, count, size
 
 LINE_EVERY = 5.0
 """Seconds between two lines where there is no terminal."""
 
 
 class Shown:
-    """`step(tensor, done, total)` after each piece of work, in source bytes; less done than before
-    is a new piece of work.
+    """`step(tensor, done, total)` after each piece of work, in source bytes or another unit; less
+    done than before is a new piece of work.
     """
 
-    def __init__(self, bar: Progress | None) -> None:
+    def __init__(self, bar: Progress | None, unit: str = "bytes") -> None:
+        self._unit = unit
         self._bar = bar
         self._task = bar.add_task("", total=None, visible=False) if bar else None
         self._done = 0
         self._said = self._begun = time.monotonic()
 
     def step(self, tensor: str, done: int, total: int) -> None:
-        """`done` of `total` source bytes are worked off, the last of them of this tensor."""
+        """`done` of `total` are worked off, the last of them of this tensor (or file)."""
         if done < self._done:
             self._said = self._begun = time.monotonic()
             if self._bar is not None and self._task is not None:
@@ -53,25 +56,31 @@ class Shown:
             rate = done / (now - self._begun)
             left = (total - done) / rate
             print(
-                f"{size(done)} of {size(total)}, {size(rate)}/s, {left:.0f} s left, {tensor}",
+                f"{self._said_of(done)} of {self._said_of(total)}, {self._said_of(rate)}/s, "
+                f"{left:.0f} s left, {tensor}",
                 file=sys.stderr,
                 flush=True,
             )
 
+    def _said_of(self, amount: float) -> str:
+        return size(amount) if self._unit == "bytes" else f"{count(amount)} {self._unit}"
+
 
 @contextmanager
-def shown() -> Iterator[Shown]:
-    """Progress for the time of a block."""
+def shown(unit: str = "bytes") -> Iterator[Shown]:
+    """Progress for the time of a block. `unit`: of what is done, "tokens" for example."""
     screen = console(stderr=True)
     if not screen.is_terminal:
-        yield Shown(None)
+        yield Shown(None, unit)
         return
+    amounts: tuple[ProgressColumn, ...] = (DownloadColumn(True), TransferSpeedColumn())
+    if unit != "bytes":
+        amounts = (MofNCompleteColumn(), TextColumn(unit))
     columns = (
         BarColumn(),
-        DownloadColumn(True),
-        TransferSpeedColumn(),
+        *amounts,
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
-        yield Shown(bar)
+        yield Shown(bar, unit)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes as C  # noqa: N812
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -100,17 +100,31 @@ _said: list[str] = []
 _listen = _LOG(lambda _level, text, _data: _said.append(text.decode(errors="replace")))
 _function("llama_log_set", None, _LOG, C.c_void_p)(_listen, None)
 _function("llama_backend_init", None)()
+_bos_of = _function("llama_vocab_bos", C.c_int32, C.c_void_p)
+_adds_bos = _function("llama_vocab_get_add_bos", C.c_bool, C.c_void_p)
+_set_threads = _function("llama_set_n_threads", None, C.c_void_p, C.c_int32, C.c_int32)
+
+_PIECE_VALUES = 1 << 25
+"""Logits that are kept at once: 128 MiB."""
 
 
 class Llama:
     """A model that llama.cpp has loaded on the CPU.
 
-    n_ctx  longest sequence, in tokens
-    mtp    load the blocks for multi-token prediction too, which logits do not use
+    n_ctx    longest sequence, in tokens
+    threads  that compute; llama.cpp's own choice by default
+    mtp      load the blocks for multi-token prediction too, which logits do not use
     Raises RuntimeError with llama.cpp's own last words if it refuses the file.
     """
 
-    def __init__(self, path: str | Path, n_ctx: int = 512, *, mtp: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        n_ctx: int = 512,
+        *,
+        threads: int | None = None,
+        mtp: bool = False,
+    ) -> None:
         _said.clear()
         self._context = None
         params = _model_defaults()
@@ -121,20 +135,31 @@ class Llama:
         self._model = _load(os.fsencode(path), params)
         if not self._model:
             raise RuntimeError("llama.cpp refused the file: " + _last_words())
+        self._vocab = _vocab_of(self._model)
+        self.n_vocab = int(_n_vocab_of(self._vocab))
+        self._piece = min(n_ctx, 512, max(_PIECE_VALUES // self.n_vocab, 1))
         params = _context_defaults()
-        params.words[0:4] = (n_ctx, n_ctx, n_ctx, 1)  # n_ctx, n_batch, n_ubatch, n_seq_max
+        # n_ctx, n_batch, n_ubatch, n_seq_max
+        params.words[0:4] = (n_ctx, self._piece, self._piece, 1)
         self._context = _new_context(self._model, params)
         if not self._context:
             self.close()
             raise RuntimeError("llama.cpp made no context: " + _last_words())
-        self._vocab = _vocab_of(self._model)
-        self.n_vocab = int(_n_vocab_of(self._vocab))
+        if threads is not None:
+            _set_threads(self._context, threads, threads)
 
-    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`; `special` recognises control tokens in it."""
+    @property
+    def bos(self) -> int | None:
+        """The token that text begins with, if this vocabulary asks for one."""
+        return int(_bos_of(self._vocab)) if _adds_bos(self._vocab) else None
+
+    def tokenize(self, text: str, *, special: bool = True, bos: bool = False) -> list[int]:
+        """Token ids of `text`; `special` recognises control tokens in it; `bos` puts those in front
+        (and behind) that the vocabulary asks for.
+        """
         raw = text.encode()
         out = (C.c_int32 * (len(raw) + 16))()
-        n = _tokenize(self._vocab, raw, len(raw), out, len(out), False, special)
+        n = _tokenize(self._vocab, raw, len(raw), out, len(out), bos, special)
         if n < 0:
             raise RuntimeError(f"llama_tokenize returned {n}")
         return list(out[:n])
@@ -150,17 +175,25 @@ class Llama:
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits of every position, float32 (len(tokens), n_vocab), from an empty cache."""
-        n = len(tokens)
+        return np.concatenate([piece.copy() for piece in self.stream(tokens)])
+
+    def stream(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """The same piece by piece, (some positions, n_vocab): as many as 128 MiB hold. A piece is
+        llama.cpp's own memory, valid until the next one.
+        """
         _clear(_memory_of(self._context), True)
-        batch = _new_batch(n, 0, 1)
+        batch = _new_batch(self._piece, 0, 1)
         try:
-            batch.n_tokens = n
-            for i, token in enumerate(tokens):
-                batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = token, i, 1, 1
-                batch.seq_id[i][0] = 0
-            if (code := _decode(self._context, batch)) != 0:
-                raise RuntimeError(f"llama_decode returned {code}: {_last_words()}")
-            return np.ctypeslib.as_array(_logits_of(self._context), (n, self.n_vocab)).copy()
+            for start in range(0, len(tokens), self._piece):
+                piece = tokens[start : start + self._piece]
+                batch.n_tokens = len(piece)
+                for i, token in enumerate(piece):
+                    batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, 1
+                    batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
+                if (code := _decode(self._context, batch)) != 0:
+                    raise RuntimeError(f"llama_decode returned {code}: {_last_words()}")
+                made = _logits_of(self._context)
+                yield np.ctypeslib.as_array(made, (len(piece), self.n_vocab))
         finally:
             _free_batch(batch)
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, imatrix, looking, plan, recipes, running
+from . import convert, eval, imatrix, looking, plan, recipes, running
 from .said import shown
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.command(name="eval")(eval.evaluate)
 app.add_typer(recipes.app, name="recipes")
 
 
