@@ -147,6 +147,20 @@ def header(
     return made + bytes(aligned(len(made), alignment) - len(made))
 
 
+def value_at(values: Mapping[str, Value], key: str) -> int:
+    """Where in `header` the data of a value begin, in bytes; of an array its first item.
+
+    values  all key-values of the header in their order, `key` among them
+    """
+    at = len(MAGIC) + struct.calcsize("<IQQ")
+    for name, value in values.items():
+        at += len(_string(name)) + 4
+        if name == key:
+            return at + (0 if value.item is None else struct.calcsize("<IQ"))
+        at += len(_pack(value))
+    raise KeyError(key)
+
+
 def _brief(data: Any) -> str:
     try:
         shown = ascii(data)

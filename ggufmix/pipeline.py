@@ -17,7 +17,7 @@ from typing import Literal
 
 import gguf
 
-from . import imatrix, placing, planning, rules, scanning, sources, writing
+from . import checksums, imatrix, placing, planning, rules, scanning, sources, writing
 from .codecs import Encoder
 from .container import Value, array, text, texts, u32
 from .errors import FormatError, SourceError, UsageError
@@ -162,12 +162,18 @@ def convert(
         if planned is not None:
             planned(made)
         jobs = encodings(made.tensors, len(made.header))
-        part = writing.Part(path, made.header, jobs, made.total_bytes)
-        found = writing.write(
+        part = writing.Part(
+            path,
+            made.header,
+            jobs,
+            made.total_bytes,
+            lambda sums: made.sealed([sums[t.name][0] for t in made.tensors]),
+        )
+        written = writing.write(
             [part], threads=writing.thread_count(threads), overwrite=overwrite, progress=progress
         )
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    return Result(path, made, found, inexact)
+    return Result(path, made, written.found, inexact)
 
 
 def of_int4(result: Result) -> Iterator[str]:
@@ -223,7 +229,7 @@ def _prepared(
             return Plan(
                 recipe=choices.recipe.name,
                 architecture=model.arch,
-                values=values,
+                values=values | checksums.reserved(len(weighed.tensors)),
                 tensors=weighed.tensors,
                 notes=(
                     *model.notes,

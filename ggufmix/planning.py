@@ -9,7 +9,7 @@ here reads a weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, cast
@@ -18,7 +18,7 @@ import numpy as np
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from . import int4
+from . import checksums, int4
 from .codecs import Encoder
 from .container import ALIGNMENT, MAX_NAME_BYTES, TensorInfo, Value, aligned, header
 from .errors import ModelError
@@ -129,6 +129,10 @@ class Plan:
     def header(self) -> bytes:
         """The bytes in front of the tensor data."""
         return header(self.values, (_info(t) for t in self.tensors), self.alignment)
+
+    def sealed(self, sums: Sequence[int]) -> bytes:
+        """The same with the checksums of the tensors, in their order, and its own."""
+        return checksums.sealed(self.header, self.values, sums)
 
     @property
     def alignment(self) -> int:

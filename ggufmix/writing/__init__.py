@@ -12,6 +12,8 @@ it does is its own affair; this package knows threads, disks and order:
   added up: what was found, with `+`. So sums of floats do not depend on threads either.
 - Pieces of a job fill each of its ranges from front to back, band after band.
 - At most twice as many bands as threads are under way, made but not yet handed in.
+- In that order each range gets its checksum (XXH64), and when a part has all of its data its header
+  is sealed: written with the checksums in it, if it has a place for them.
 - A file is `OUT.part`, locked, until every byte of every part is on disk; then all are renamed.
 
 `encoding` has the jobs of a GGUF plan. Others may bring their own.
@@ -19,7 +21,7 @@ it does is its own affair; this package knows threads, disks and order:
 
 # SPDX-License-Identifier: MIT
 
-from .jobs import Extent, Found, Job, Made, Part, Piece
+from .jobs import Extent, Found, Job, Made, Part, Piece, Sums, Written
 from .places import check_place
 from .running import Progress, run, thread_count
 from .whole import write
@@ -32,6 +34,8 @@ __all__ = [
     "Part",
     "Piece",
     "Progress",
+    "Sums",
+    "Written",
     "check_place",
     "run",
     "thread_count",

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, Self, TypeVar
@@ -83,16 +83,31 @@ class Job(Protocol[F_co]):
         """One band. Pieces follow each other in each extent, as the bands do."""
 
 
+Sums = Mapping[str, tuple[int, ...]]
+"""XXH64 (seed 0) of the data in each extent of each job, by the name of the job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part(Generic[F_co]):
     """One file of the output.
 
     path    where it goes
-    header  its first bytes
+    header  its first bytes, as planned
     size    of the whole file, in bytes; what neither header nor jobs fill is zeros
+    sealed  gives the header that is written, of the same length, when the sums of the jobs of all
+            parts are known; by default the header as it was planned
     """
 
     path: Path
     header: bytes
     jobs: Sequence[Job[F_co]]
     size: int
+    sealed: Callable[[Sums], bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written(Generic[F_co]):
+    """What came out: what was found, and checksums, each by the names of the jobs."""
+
+    found: Mapping[str, F_co]
+    sums: Sums

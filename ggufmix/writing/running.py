@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ..errors import UsageError
+from .hashing import Hasher
 from .jobs import F, Job, Made, Piece
 
 Progress = Callable[[str, int, int], None]
@@ -40,17 +41,20 @@ def thread_count(asked: int | None) -> int:
 def run(
     jobs: Sequence[Job[F]],
     put: Callable[[Job[F], Piece], None] | None = None,
+    ended: Callable[[Job[F], F, tuple[int, ...]], None] | None = None,
     *,
     threads: int,
     progress: Progress | None = None,
 ) -> dict[str, F]:
     """Make every band of every job.
 
-    put  called with each piece, from any thread, at once; None: nothing is kept of what is made
+    put    called with each piece, from any thread, at once; None: nothing is kept of what is made
+    ended  called with each job whose bands have all been put, in order, with what was found and
+           the checksums of its extents
     Returns what was found, by the names of the jobs. Raises the error of the first band that has
     one, as far as bands were begun when it was met.
     """
-    return _Run(jobs, put, threads, progress).whole()
+    return _Run(jobs, put, ended, threads, progress).whole()
 
 
 class _Run(Generic[F]):
@@ -60,10 +64,12 @@ class _Run(Generic[F]):
         self,
         jobs: Sequence[Job[F]],
         put: Callable[[Job[F], Piece], None] | None,
+        ended: Callable[[Job[F], F, tuple[int, ...]], None] | None,
         threads: int,
         progress: Progress | None,
     ) -> None:
-        self.put, self.threads, self.progress = put, threads, progress
+        self.put, self.ended, self.threads, self.progress = put, ended, threads, progress
+        self.hasher = Hasher()
         self.bands = self._numbered(jobs)
         self.total = sum(job.source_bytes for job in jobs)
         self.done = 0  # source bytes of jobs that are folded
@@ -135,7 +141,11 @@ class _Run(Generic[F]):
     def _fold(self, band: _Band[F], made: Made[F]) -> None:
         job = band.job
         before = self.found.get(job.name)
-        self.found[job.name] = made.found if before is None else before + made.found
+        found = self.found[job.name] = made.found if before is None else before + made.found
+        if self.ended is not None:
+            self.hasher.add(job, made.pieces)
+            if band.stop == job.n_rows:
+                self.ended(job, found, self.hasher.take())
         worked = self.done + job.source_bytes * band.stop // job.n_rows
         if band.stop == job.n_rows:
             self.done = worked

@@ -27,7 +27,7 @@ def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
 def write(made: Plan, path: Path, threads: int = 2, **more: object) -> dict[str, Counts]:
     jobs = encodings(made.tensors, len(made.header))
     part = writing.Part(path, made.header, jobs, made.total_bytes)
-    return writing.write([part], threads=threads, **more)  # type: ignore[arg-type]
+    return writing.write([part], threads=threads, **more).found  # type: ignore[arg-type, return-value]
 
 
 def noise(*shape: int) -> np.ndarray:
