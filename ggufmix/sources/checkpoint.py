@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import SourceError, UsageError
 from .layout import INDEX, Layout, find_file, find_files, refuse_bitsandbytes, refuse_other_files
 from .safetensors import StoredTensor, read_header, read_tensors
-from .storage import Bytes, LocalFolder, OfFolder, shown
+from .storage import Bytes, Folder, LocalFolder, OfFolder, shown
 
 N_SAMPLES = 64
 SAMPLE_BYTES = 4096
@@ -35,6 +35,11 @@ class SourceFile:
         self._data = data
         self._head = head
 
+    @property
+    def revision(self) -> str | None:
+        """What names its state where it lies, of a remote file; None of a local one."""
+        return self._data.revision
+
     @cached_property
     def fingerprint(self) -> str:
         """What tells this file from another: a SHA-256 in hexadecimal over header and samples.
@@ -53,8 +58,10 @@ class SourceFile:
         if n_data <= N_SAMPLES * SAMPLE_BYTES:
             digest.update(self._data.read(start, n_data))
         else:
-            for i in range(N_SAMPLES):
-                at = start + i * (n_data - SAMPLE_BYTES) // (N_SAMPLES - 1)
+            step = n_data - SAMPLE_BYTES
+            places = [start + i * step // (N_SAMPLES - 1) for i in range(N_SAMPLES)]
+            self._data.expect([(at, SAMPLE_BYTES) for at in places])
+            for at in places:
                 digest.update(self._data.read(at, SAMPLE_BYTES))
         return digest.hexdigest()
 
@@ -66,24 +73,22 @@ class Checkpoint(OfFolder):
     """An open checkpoint. Close it, best by `with`: its Tensors cannot be read after that.
 
     where      name of its folder, for messages
-    directory  its folder, to open side files in; not for messages
     config     config.json
     tensors    by name, in the order of the files and of their data; nothing of them is read yet
     files      the files that hold them, in order of their names
     """
 
     where: str
-    directory: Path
     config: dict[str, Any]
     tensors: Mapping[str, StoredTensor]
     files: tuple[SourceFile, ...]
 
-    def __init__(self, folder: LocalFolder, layout: Layout) -> None:
+    def __init__(self, folder: Folder, layout: Layout) -> None:
         self._folder = folder
         self.where = folder.where
-        self.directory = folder.root
         held: dict[str, dict[str, StoredTensor]] = {}
         files: list[SourceFile] = []
+        folder.expect(layout.files)
         for name in layout.files:
             data = folder.open(name, listed_in=INDEX)
             held[name] = read_tensors(data)
@@ -100,6 +105,11 @@ class Checkpoint(OfFolder):
             raise SourceError(f"{self.where}: expected a config.json beside the weights", hint=hint)
         refuse_bitsandbytes(config, self.tensors, self.where)
         self.config = config
+
+    @property
+    def directory(self) -> Path:
+        """Its folder, to open side files in; not for messages."""
+        return self._folder.directory
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A side file such as generation_config.json, or None where there is none.

@@ -27,7 +27,7 @@ from ..errors import SourceError, UsageError
 from ..tensor import BF16, F16, F32, Array, Blocks, Tensor
 from .checkpoint import SourceFile
 from .scales import first_bad
-from .storage import Bytes, LocalFolder, OfFolder, shown
+from .storage import Bytes, Folder, LocalFolder, OfFolder, shown
 
 MAX_TENSOR_BYTES = 1 << 62
 
@@ -113,7 +113,7 @@ class GgufFile(OfFolder):
     tensors: Mapping[str, GgufTensor]
     files: tuple[SourceFile, ...]
 
-    def __init__(self, folder: LocalFolder, name: str) -> None:
+    def __init__(self, folder: Folder, name: str) -> None:
         self._folder = folder
         data, header = _read(folder, name)
         count = number_of(header.values, "split.count", data.name, 1)
@@ -239,9 +239,12 @@ def read_checked(data: Bytes) -> Header:
     return header
 
 
-def _read(folder: LocalFolder, name: str) -> tuple[Bytes, Header]:
+def _read(folder: Folder, name: str) -> tuple[Bytes, Header]:
     data = folder.open(name)
-    return data, read_checked(data)
+    header = read_checked(data)
+    starts = sorted(header.data_at + info.offset for info in header.tensors)
+    data.divided([*starts, data.size])
+    return data, header
 
 
 def part_names(name: str, count: int) -> list[str]:
@@ -263,10 +266,11 @@ def part_missing(name: str, count: int) -> SourceError:
     return SourceError(f"{shown(name)}: missing, one of {count} parts of the file", hint=_PARTS)
 
 
-def _parts(folder: LocalFolder, name: str, count: int) -> Sequence[tuple[Bytes, Header]]:
+def _parts(folder: Folder, name: str, count: int) -> Sequence[tuple[Bytes, Header]]:
     found: list[tuple[Bytes, Header]] = []
+    folder.expect(part_names(name, count))
     for number, part in enumerate(part_names(name, count)):
-        if folder.path(part) is None:
+        if not folder.has(part):
             raise part_missing(part, count)
         data, header = _read(folder, part)
         for key, expected in (("split.count", count), ("split.no", number)):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ..errors import SourceError, UsageError
-from .storage import LocalFolder, shown
+from .storage import Folder, shown
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -40,7 +40,7 @@ class Layout:
     index: dict[str, str] | None = None
 
 
-def find_files(folder: LocalFolder) -> Layout:
+def find_files(folder: Folder) -> Layout:
     """The weight files of a checkpoint's folder.
 
     An index decides; without one all `model*.safetensors` are taken, as llama.cpp's converter
@@ -64,10 +64,10 @@ def find_files(folder: LocalFolder) -> Layout:
     raise _no_weights(folder.where, names)
 
 
-def find_file(folder: LocalFolder, name: str) -> Layout:
+def find_file(folder: Folder, name: str) -> Layout:
     """One named safetensors file of a folder. Raises UsageError for one shard of several."""
     refuse_other_files(name)
-    index = folder.json(INDEX) if folder.path(INDEX) is not None else None
+    index = folder.json(INDEX)
     listed = set(_weight_map(index).values()) if index is not None else set()
     parts = _SHARD.fullmatch(name)
     if (len(listed) > 1 and name in listed) or (parts and int(parts["total"]) > 1):
@@ -125,12 +125,12 @@ def _weight_map(index: dict[str, Any]) -> dict[str, str]:
         raise SourceError(f"{INDEX}: {error}", hint=_FETCH) from error
 
 
-def _indexed(folder: LocalFolder, models: list[str]) -> Layout:
+def _indexed(folder: Folder, models: list[str]) -> Layout:
     weight_map = _weight_map(folder.json(INDEX) or {})
     files = sorted(set(weight_map.values()))
     if not files:
         raise SourceError(f"{INDEX}: expected tensors, the index lists none", hint=_FETCH)
-    missing = [name for name in files if folder.path(name, listed_in=INDEX) is None]
+    missing = [name for name in files if not folder.has(name, listed_in=INDEX)]
     if missing:
         count = f"{len(missing)} of {len(files)} files are not there"
         raise SourceError(f"{INDEX}: {count}: {_few(missing)}", hint=_FETCH)

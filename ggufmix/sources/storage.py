@@ -1,9 +1,10 @@
 """Where bytes come from: a folder of files, and positioned reads of one of them.
 
-`Bytes` is all that the file formats know of storage, so another kind of it (range requests, a
-test's buffer) needs no change elsewhere. Local files are read with `preadv` into buffers of the
-reader, never mapped: mapped pages count as resident memory. Reading takes no lock and moves no
-file position, so any number of threads may read one file.
+`Bytes` and `Folder` are all that the file formats know of storage, so another kind of it (range
+requests, a test's buffer) needs no change elsewhere. Local files are read with `preadv` into
+buffers of the reader, never mapped: mapped pages count as resident memory. Reading takes no lock
+and moves no file position, so any number of threads may read one file. What is announced with
+`divided` and `expect` helps storage that is far away; others need not listen.
 """
 
 # SPDX-License-Identifier: MIT
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -38,12 +40,14 @@ def shown(name: str) -> str:
 class Bytes(ABC):
     """The bytes of one file, read at any offset from any thread.
 
-    name    of the file inside its folder, for messages
-    size    in bytes
+    name      of the file inside its folder, for messages
+    size      in bytes
+    revision  what names this state of the file where it lies, of storage that has such a name
     """
 
     name: str
     size: int
+    revision: str | None = None
 
     @abstractmethod
     def readinto(self, offset: int, buffer: NDArray[np.uint8]) -> None:
@@ -56,6 +60,14 @@ class Bytes(ABC):
         buffer = np.empty(n, np.uint8)
         self.readinto(offset, buffer)
         return buffer.tobytes()
+
+    def divided(self, bounds: Sequence[int]) -> None:  # noqa: B027
+        """Hear where tensors begin and where the last one ends, in rising order: whoever reads
+        ahead stops there. The header is read by now, and is in front of the first.
+        """
+
+    def expect(self, ranges: Sequence[tuple[int, int]]) -> None:  # noqa: B027
+        """Hear which ranges (offset, bytes) are read next, each of them once."""
 
 
 class _Handle:
@@ -119,7 +131,7 @@ class LocalBytes(Bytes):
 class OfFolder:
     """What is read from the files of a folder, and closes them: best by `with`."""
 
-    _folder: LocalFolder
+    _folder: Folder
 
     def close(self) -> None:
         """Close all files. Reads that are under way finish; later ones raise ValueError."""
@@ -132,7 +144,85 @@ class OfFolder:
         self.close()
 
 
-class LocalFolder:
+class Folder(ABC):
+    """Files beside each other: a checkpoint, or the parts of a GGUF file.
+
+    where   for messages
+    """
+
+    where: str
+
+    @property
+    @abstractmethod
+    def directory(self) -> Path:
+        """A directory of this machine that has the small files of the folder: config, tokenizer,
+        model card. Not for messages.
+        """
+
+    @abstractmethod
+    def path(self, name: str, *, listed_in: str | None = None) -> Path | None:
+        """Where a small file of the folder lies on this machine, or None where there is none.
+        Raises as `has`.
+        """
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Names of the files right in the folder, sorted. Raises SourceError."""
+
+    @abstractmethod
+    def has(self, name: str, *, listed_in: str | None = None) -> bool:
+        """Whether there is such a file.
+
+        name        one component, or several below the folder, "/" between them
+        listed_in   the file that mentions it, for the message
+        Raises SourceError for a name that leads out of the folder.
+        """
+
+    @abstractmethod
+    def open(self, name: str, *, listed_in: str | None = None) -> Bytes:
+        """The bytes of a file. Raises SourceError, where `has` does and where there is no file."""
+
+    def expect(self, names: Sequence[str]) -> None:  # noqa: B027
+        """Hear which files are opened next, to be read from their start."""
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """A JSON object of the folder, or None where there is no such file.
+
+        NaN and Infinity are taken as numbers: transformers writes them into config.json.
+        Raises SourceError with line and column where the file is not JSON, or is not an object.
+        """
+        if not self.has(name):
+            return None
+        data = self.open(name)
+        if data.size > MAX_JSON_BYTES:
+            raise SourceError(f"{name}: expected at most {MAX_JSON_BYTES} bytes, got {data.size}")
+        found = _parsed(name, data.read(0, data.size))
+        if not isinstance(found, dict):
+            raise SourceError(f"{name}: expected a JSON object, got {type(found).__name__}")
+        return found
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close all files. Reads that are under way finish; later ones raise ValueError."""
+
+
+def parts_of(name: str, listed_in: str | None = None) -> tuple[str, ...]:
+    """The components of a name inside a folder. Raises SourceError for one that leads out of it:
+    absolute, with "..", or with what is no "/" but taken for one somewhere.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or name.startswith("/") or "\\" in name or "\0" in name:
+        raise astray(name, listed_in)
+    return parts
+
+
+def astray(name: str, listed_in: str | None) -> SourceError:
+    """What there is to say of a name that leads out of the folder."""
+    by = "" if listed_in is None else f"{listed_in}: "
+    return SourceError(f"{by}expected the name of a file in the folder, got {shown(name)!r}")
+
+
+class LocalFolder(Folder):
     """A directory. `where` is its last component, for messages; the full path stays in here."""
 
     def __init__(self, root: Path) -> None:
@@ -140,6 +230,11 @@ class LocalFolder:
         self.where = root.name if root.name not in ("", "..") else root.resolve().name or str(root)
         self.closed = False
         self._open: list[LocalBytes] = []
+
+    @property
+    def directory(self) -> Path:
+        """The directory itself."""
+        return self.root
 
     def names(self) -> list[str]:
         """Names of the regular files right in the folder, links to such included, sorted."""
@@ -157,22 +252,20 @@ class LocalFolder:
         Raises SourceError for a name that leads out of the folder: absolute, with "..", or through
         a linked directory. The file itself may be a link, as it is in the hub's cache.
         """
-        parts = PurePosixPath(name).parts
+        parts = parts_of(name, listed_in)
         path = self.root.joinpath(*parts)
-        astray = not parts or ".." in parts or name.startswith("/") or "\\" in name or "\0" in name
         try:
-            if astray or (
-                len(parts) > 1 and not path.parent.resolve().is_relative_to(self.root.resolve())
-            ):
-                by = "" if listed_in is None else f"{listed_in}: "
-                raise SourceError(
-                    f"{by}expected the name of a file in the folder, got {shown(name)!r}"
-                )
+            if len(parts) > 1 and not path.parent.resolve().is_relative_to(self.root.resolve()):
+                raise astray(name, listed_in)
             return path if path.is_file() else None
         except (OSError, RuntimeError) as error:  # too long, not permitted, a loop of links
             raise SourceError(
                 f"{shown(name)}: cannot be looked up: {error.__class__.__name__}"
             ) from error
+
+    def has(self, name: str, *, listed_in: str | None = None) -> bool:
+        """Whether `path` finds a file. Raises SourceError."""
+        return self.path(name, listed_in=listed_in) is not None
 
     def open(self, name: str, *, listed_in: str | None = None) -> LocalBytes:
         """The bytes of a file that `path` finds. Raises SourceError."""
@@ -186,26 +279,6 @@ class LocalFolder:
         self._open.append(file)
         while len(self._open) > MAX_OPEN:
             self._open.pop(0).release()
-
-    def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object of the folder, or None where there is no such file.
-
-        NaN and Infinity are taken as numbers: transformers writes them into config.json.
-        Raises SourceError with line and column where the file is not JSON, or is not an object.
-        """
-        path = self.path(name)
-        if path is None:
-            return None
-        try:
-            size = path.stat().st_size
-            if size > MAX_JSON_BYTES:
-                raise SourceError(f"{name}: expected at most {MAX_JSON_BYTES} bytes, got {size}")
-            found = _parsed(name, path.read_bytes())
-        except OSError as error:
-            raise _unreadable(name, error) from error
-        if not isinstance(found, dict):
-            raise SourceError(f"{name}: expected a JSON object, got {type(found).__name__}")
-        return found
 
     def close(self) -> None:
         """Close all files. Reads that are under way finish; later ones raise ValueError."""
