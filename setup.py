@@ -42,7 +42,10 @@ X86_TIERS = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
-TIERED = ["ext/table.c", "ext/driver.c", "ext/unpack.c", *sorted(glob("ext/kernels/*.c"))]
+TIERED = [
+    *("ext/table.c", "ext/driver.c", "ext/fp8.c", "ext/unpack.c"),
+    *sorted(glob("ext/kernels/*.c")),
+]
 HEADERS = ["ext/formats.def", *sorted(glob("ext/*.h"))]
 
 sanitize = os.environ.get("GGUFMIX_SANITIZE") == "1"

@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 # SPDX-License-Identifier: MIT
-"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs and ggufmix.int4 come here."""
+"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs, ggufmix.int4 and ggufmix.fp8 come here."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 
 
 cdef extern from "core.h" nogil:
@@ -20,6 +20,17 @@ cdef extern from "core.h" nogil:
     cdef struct repacked:
         int status
         int64_t row, group
+    cdef struct fp8_search:
+        int mode, stored, grid
+        double factor, percentile
+    cdef struct fp8_sums:
+        double ww, dd, wd, ee, e, most
+    cdef struct fp8_report:
+        int status
+        int64_t row, col, saturated, flushed
+        fp8_sums sums
+    cdef struct fp8_scratch:
+        pass
     cdef struct tier:
         const char *name
         int (*supported)() noexcept nogil
@@ -29,6 +40,8 @@ cdef extern from "core.h" nogil:
         void (*repack_mxfp4)(const uint8_t *, const uint8_t *, uint8_t *, int64_t) noexcept nogil
         void (*widen_q4_0)(const uint8_t *, uint8_t *, int64_t) noexcept nogil
         int64_t (*recover_lattice)(const void *, int, uint8_t *, int64_t) noexcept nogil
+        fp8_report (*quantize_fp8)(const fp8_search *, int, const void *, const float *, uint8_t *, float *, int64_t, int64_t, fp8_scratch *) noexcept nogil
+        void (*dequantize_fp8)(const uint8_t *, const float *, float *, int64_t, int64_t) noexcept nogil
     int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
     const row rows[]
     const encoder encoders[]
@@ -152,3 +165,43 @@ def recover_lattice(const unsigned char[::1] x, int xtype, unsigned char[::1] bl
     with nogil:
         found = c_tiers[tier].recover_lattice(&x[0], xtype, y, n)
     return found
+
+
+def quantize_fp8(const unsigned char[::1] x, int xtype, const unsigned char[::1] weights, unsigned char[::1] codes, float[::1] scales,
+                 int64_t n_per_row, int64_t n_rows, int mode, int stored, double factor, double percentile, int grid, int tier):
+    """Rows as E4M3; returns (status, row, col, saturated, flushed, sums)."""
+    cdef int64_t n = n_per_row * n_rows, width = 4 if xtype == X_F32 else 2
+    if not 0 <= tier < n_here or n_per_row <= 0 or n_rows <= 0 or not 0 <= mode < 4 or not 0 <= stored < 3:
+        raise ValueError("no such tier, mode or scale, or no rows")
+    if xtype not in (X_F32, X_F16, X_BF16) or x.shape[0] != n * width or codes.shape[0] != n or scales.shape[0] != fp8_blocks(n_per_row, n_rows):
+        raise ValueError("buffers of another size")
+    cdef const float *a = NULL
+    if weights is not None:
+        if weights.shape[0] != 4 * n_per_row:
+            raise ValueError("weights of another size")
+        a = <const float *>&weights[0]
+    if <uintptr_t>&x[0] % width or <uintptr_t>a % 4:
+        raise ValueError("buffers not aligned")
+    cdef fp8_search search = fp8_search(mode, stored, grid, factor, percentile)
+    cdef fp8_report done
+    cdef fp8_scratch *scratch = <fp8_scratch *>calloc(1, sizeof(fp8_scratch))
+    if scratch == NULL:
+        raise MemoryError
+    with nogil:
+        done = c_tiers[tier].quantize_fp8(&search, xtype, &x[0], a, &codes[0], &scales[0], n_per_row, n_rows, scratch)
+        free(scratch)
+    return done.status, done.row, done.col, done.saturated, done.flushed, done.sums
+
+
+def dequantize_fp8(const unsigned char[::1] codes, const float[::1] scales, float[::1] out, int64_t n_per_row, int64_t n_rows, int tier):
+    """Rows of E4M3 as float32."""
+    if not 0 <= tier < n_here or n_per_row <= 0 or n_rows <= 0:
+        raise ValueError("no such tier, or no rows")
+    if codes.shape[0] != n_per_row * n_rows or out.shape[0] != codes.shape[0] or scales.shape[0] != fp8_blocks(n_per_row, n_rows):
+        raise ValueError("buffers of another size")
+    with nogil:
+        c_tiers[tier].dequantize_fp8(&codes[0], &scales[0], &out[0], n_per_row, n_rows)
+
+
+cdef int64_t fp8_blocks(int64_t n_per_row, int64_t n_rows):
+    return ((n_per_row + 127) // 128) * ((n_rows + 127) // 128)

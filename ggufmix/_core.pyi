@@ -42,3 +42,26 @@ def repack_int4(
 def repack_mxfp4(packed: Bytes, scales: Bytes, out: Bytes, tier: int) -> None: ...
 def widen_q4_0(blocks: Bytes, out: Bytes, tier: int) -> None: ...
 def recover_lattice(x: Bytes, xtype: int, blocks: Bytes | None, tier: int) -> int: ...
+def quantize_fp8(
+    x: Bytes,
+    xtype: int,
+    weights: Bytes | None,
+    codes: Bytes,
+    scales: NDArray[np.float32],
+    n_per_row: int,
+    n_rows: int,
+    mode: int,
+    stored: int,
+    factor: float,
+    percentile: float,
+    grid: int,
+    tier: int,
+) -> tuple[int, int, int, int, int, dict[str, float]]: ...
+def dequantize_fp8(
+    codes: Bytes,
+    scales: NDArray[np.float32],
+    out: NDArray[np.float32],
+    n_per_row: int,
+    n_rows: int,
+    tier: int,
+) -> None: ...

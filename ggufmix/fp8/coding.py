@@ -2,7 +2,7 @@
 
 A scale is a multiplier: a weight is `code * scale`. It is found by one of four modes, rounded to
 what is stored, and the codes are made with the rounded scale, so that nothing that a loader
-computes differs from what was measured here.
+computes differs from what was measured here. Kernel: ext/fp8.c.
 """
 
 # SPDX-License-Identifier: MIT
@@ -11,21 +11,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _core
+from ..codecs import ENCODERS, bytes_of, tier_number
 from ..errors import FormatError, ImportanceError, NotFiniteError, ShapeError, UsageError
 
 BLOCK = 128
 """Rows and columns of a block; those at the edges of a tensor may have fewer."""
-LARGEST = 448.0
-"""The largest value of E4M3."""
-
 Mode = Literal["rms", "max", "percentile", "mse"]
 Scale = Literal["bf16", "f32", "pow2"]
+
+_MODES: tuple[Mode, ...] = ("max", "rms", "percentile", "mse")  # as numbered in ext/fp8.h
+_SCALES: tuple[Scale, ...] = ("bf16", "f32", "pow2")
+_DTYPES: dict[np.dtype[Any], int] = {
+    np.dtype(np.float32): ENCODERS["F32"].format.id,
+    np.dtype(np.float16): ENCODERS["F16"].format.id,
+    np.dtype(ml_dtypes.bfloat16): ENCODERS["BF16"].format.id,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,8 @@ class Search:
     grid: int = 50
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Mode):
-            raise UsageError(
-                f"expected a mode, one of {', '.join(get_args(Mode))}; got {self.mode}"
-            )
+        if self.mode not in _MODES:
+            raise UsageError(f"expected a mode, one of {', '.join(_MODES)}; got {self.mode}")
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise UsageError(f"expected an rms factor above 0, got {self.factor}")
         if not 0 < self.percentile <= 100:
@@ -62,19 +67,55 @@ class Search:
 
 
 @dataclass(frozen=True, slots=True)
+class Sums:
+    """What errors are judged by: sums in float64 over weights w and what is stored for them,
+    d = code * scale in float32.
+
+    count    weights
+    ww, dd   of w * w and d * d
+    wd       of w * d
+    ee, e    of the squares and the magnitudes of d - w
+    most     the largest magnitude of d - w
+    """
+
+    count: int = 0
+    ww: float = 0.0
+    dd: float = 0.0
+    wd: float = 0.0
+    ee: float = 0.0
+    e: float = 0.0
+    most: float = 0.0
+
+    def __add__(self, other: Sums) -> Sums:
+        return Sums(
+            self.count + other.count,
+            self.ww + other.ww,
+            self.dd + other.dd,
+            self.wd + other.wd,
+            self.ee + other.ee,
+            self.e + other.e,
+            max(self.most, other.most),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Quantized:
     """Rows as E4M3, and what was lost on the way.
 
     codes      uint8, (rows, cols): the bytes of float8_e4m3fn
-    scales     float32, (ceil(rows / 128), ceil(cols / 128)), exact in the type they are stored in
-    saturated  weights beyond the reach of their block's scale, stored as +-448
+    scales     float32, (ceil(rows / 128), ceil(cols / 128)), exact in the type they are stored in:
+               never zero or subnormal, 1 for a block of zeros
+    saturated  weights beyond the reach of their block's scale (|w| > 464 scales), stored as +-448
     flushed    weights that are not zero, stored as zero
+    sums       of errors; they depend on how rows are cut into calls, nothing else does, so whoever
+               wants the same sums everywhere calls with slabs of 128 rows
     """
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
     saturated: int
     flushed: int
+    sums: Sums
 
 
 def quantize(
@@ -85,87 +126,81 @@ def quantize(
     weights: NDArray[np.float32] | None = None,
     tier: str | None = None,
 ) -> Quantized:
-    """Quantize rows of one matrix, in the calling thread.
+    """Quantize rows of one matrix, in the calling thread, without the GIL.
 
-    x        float32, float16 or bfloat16, (rows, cols); a slab of 128 rows, or several: blocks are
-             counted from its first row
-    scale    what the scales are rounded to: bf16, f32, or powers of two
-    weights  float32, (cols,), at least 0: mean squares of the activations that meet each column;
+    x        float32, float16 or bfloat16, (rows, cols), any strides; a slab of 128 rows, or
+             several: blocks are counted from its first row
+    scale    what the scales are rounded to: bf16, f32, or powers of two (pow2), which both hold
+    weights  float32, (cols,), 0 and up: mean squares of the activations that meet each column;
              rms and mse weigh columns by them, max and percentile do not
     tier     one of `codecs.tiers()`; by default GGUFMIX_TIER of the environment, else the fastest
-    Raises ShapeError, FormatError (dtype), ImportanceError; NotFiniteError with `row` and `column`.
+    The bytes depend neither on the tier nor on how a matrix is cut into slabs.
+    Raises ShapeError, FormatError (dtype), ImportanceError; NotFiniteError with the first `row` and
+    `column`.
     """
-    del tier
+    code = _DTYPES.get(x.dtype)
+    if code is None:
+        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
     if x.ndim != 2:
         raise ShapeError(f"expected weights of shape (rows, cols), got {x.shape}")
-    if x.dtype not in (np.float32, np.float16, ml_dtypes.bfloat16):
-        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
+    if scale not in _SCALES:
+        raise UsageError(f"expected scales as one of {', '.join(_SCALES)}; got {scale}")
     rows, cols = x.shape
-    if weights is not None and weights.shape != (cols,):
-        raise ImportanceError(f"expected weights of shape ({cols},), got {weights.shape}")
-    f = x.astype(np.float32)
-    wrong = np.argwhere(~np.isfinite(f))
-    if wrong.size:
-        row, column = (int(i) for i in wrong[0])
-        raise NotFiniteError(f"FP8 cannot store {f[row, column]}", row=row, column=column)
     codes = np.empty((rows, cols), np.uint8)
     scales = np.empty((-(-rows // BLOCK), -(-cols // BLOCK)), np.float32)
-    saturated = flushed = 0
-    for r in range(scales.shape[0]):
-        for c in range(scales.shape[1]):
-            part = np.s_[r * BLOCK : (r + 1) * BLOCK, c * BLOCK : (c + 1) * BLOCK]
-            block = f[part]
-            a = None if weights is None else weights[part[1]].astype(np.float64)
-            s = scales[r, c] = _scale(block, search, scale, a)
-            ratio = block / s
-            codes[part] = _e4m3(ratio)
-            saturated += int((np.abs(ratio) > 464).sum())
-            flushed += int(((codes[part] & 127 == 0) & (block != 0)).sum())
-    return Quantized(codes, scales, saturated, flushed)
+    columns = _column_weights(weights, cols)
+    number = tier_number(tier)
+    if not x.size:
+        return Quantized(codes, scales, 0, 0, Sums())
+    status, row, column, saturated, flushed, sums = _core.quantize_fp8(
+        bytes_of(x),
+        code,
+        columns,
+        bytes_of(codes),
+        scales.reshape(-1),
+        cols,
+        rows,
+        _MODES.index(search.mode),
+        _SCALES.index(scale),
+        search.factor,
+        search.percentile,
+        search.grid,
+        number,
+    )
+    if status:
+        value = float(x[row, column])
+        raise NotFiniteError(f"FP8 cannot store {value}", row=row, column=column)
+    return Quantized(codes, scales, saturated, flushed, Sums(x.size, **sums))
 
 
-def dequantize(codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weights of codes (rows, cols) and scales (ceil(rows / 128), ceil(cols / 128))."""
+def dequantize(
+    codes: NDArray[np.uint8], scales: NDArray[np.float32], *, tier: str | None = None
+) -> NDArray[np.float32]:
+    """Weights of codes, uint8 (rows, cols), and scales, float32 (ceil(rows / 128), ceil(cols /
+    128)): float32, (rows, cols). Codes 0x7F and 0xFF are NaN. Raises ShapeError.
+    """
     rows, cols = codes.shape
-    spread = scales.repeat(BLOCK, 0)[:rows].repeat(BLOCK, 1)[:, :cols]
-    return codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32) * spread
+    if scales.shape != (-(-rows // BLOCK), -(-cols // BLOCK)):
+        raise ShapeError(
+            f"expected a scale for each {BLOCK} x {BLOCK} of {codes.shape}, got {scales.shape}"
+        )
+    out = np.empty((rows, cols), np.float32)
+    if out.size:
+        flat = np.ascontiguousarray(scales, np.float32).reshape(-1)
+        _core.dequantize_fp8(bytes_of(codes), flat, out.reshape(-1), cols, rows, tier_number(tier))
+    return out
 
 
-def _e4m3(ratio: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.clip(ratio, -LARGEST, LARGEST).astype(ml_dtypes.float8_e4m3fn).view(np.uint8)
-
-
-def _stored(raw: float, kind: Scale) -> np.float32:
-    scale = np.float32(min(max(raw, 2.0**-126), 2.0**119 * 8 / 7))
-    if kind == "bf16":
-        return min(np.float32(scale.astype(ml_dtypes.bfloat16)), np.float32(146 * 2.0**112))
-    if kind == "pow2":
-        return np.float32(min(2.0 ** math.ceil(math.log2(scale)), 2.0**119))
-    return min(scale, np.float32(9586980 * 2.0**96))
-
-
-def _scale(
-    block: NDArray[np.float32], search: Search, kind: Scale, a: NDArray[np.float64] | None
-) -> np.float32:
-    w = np.abs(block.astype(np.float64))
-    top = float(w.max())
-    if top == 0:
-        return np.float32(1)
-    if a is None or (w * a).sum() == 0:
-        a = np.ones(w.shape[1])
-    reach = top
-    if search.mode == "rms":
-        reach = search.factor * math.sqrt((w * w * a).sum() / (a.sum() * len(w)))
-    elif search.mode == "percentile":
-        at = search.percentile / 100 * (w.size - 1)
-        order = np.sort(w, axis=None)
-        low = order[math.floor(at)]
-        reach = low + (order[math.ceil(at)] - low) * (at - math.floor(at)) or reach
-    elif search.mode == "mse":
-        found = [_stored(top * (1 + k / search.grid) / 448, kind) for k in range(search.grid)]
-        error = []
-        for s in found:
-            near = _e4m3(block / s).view(ml_dtypes.float8_e4m3fn).astype(np.float32) * s
-            error.append((((near - block).astype(np.float64) ** 2) * a).sum())
-        return found[int(np.argmin(error))]
-    return _stored(reach / 448, kind)
+def _column_weights(weights: NDArray[np.float32] | None, cols: int) -> NDArray[np.uint8] | None:
+    if weights is None:
+        return None
+    if weights.dtype != np.float32 or weights.shape != (cols,):
+        raise ImportanceError(
+            f"expected column weights as float32, ({cols},); got {weights.dtype}, {weights.shape}"
+        )
+    wrong = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
+    if wrong.size:
+        raise ImportanceError(
+            f"expected column weights from 0 up, got {weights[wrong[0]]} at column {wrong[0]}"
+        )
+    return bytes_of(weights)

@@ -21,6 +21,7 @@ X86 = {"avx2": ["-march=x86-64-v3"], "avx512": ["-march=x86-64-v4"]}
 TIERED = [
     EXT / "table.c",
     EXT / "driver.c",
+    EXT / "fp8.c",
     EXT / "unpack.c",
     *sorted((EXT / "kernels").glob("*.c")),
 ]
