@@ -1,8 +1,8 @@
 """Weights that are 4 bits in the source, moved into blocks without a change of value.
 
-`repack` takes packed codes as they are, `widen` turns blocks of Q4_0 into Q8_0 of the same codes
-and scales, `recover` finds the codes and scales of values that were dequantized from symmetric
-INT4. All run without the GIL and give the same on every CPU. Kernels: ext/unpack.c, ext/lattice.h.
+`repack` and `repack_bytes` take codes as they are, `widen` turns blocks of Q4_0 into Q8_0 of the
+same codes and scales, `recover` finds the codes and scales of values that were dequantized from
+symmetric INT4. All give the same on every CPU. Kernels: ext/unpack.c, ext/lattice.h.
 """
 
 # SPDX-License-Identifier: MIT
@@ -79,6 +79,43 @@ def repack(
     if status:
         raise ScaleError(_PROBLEMS[status].format(float(scales[row, group])), row, group)
     return out, inexact
+
+
+def repack_bytes(
+    codes: NDArray[np.int8], scales: NDArray[Any]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Codes of a byte as blocks of Q8_0: the codes stay, d is the scale in float16.
+
+    codes   int8, (rows, cols)
+    scales  as for `repack`, whose results and errors are those here
+    """
+    rows, cols = codes.shape
+    groups = scales.shape[1]
+    if not codes.size:
+        return np.empty((rows, Q8_0.row_bytes(cols)), np.uint8), np.zeros(rows, np.int32)
+    exact = scales.astype(np.float32)
+    with np.errstate(over="ignore"):
+        half = exact.astype(np.float16)
+    odd = (half.astype(np.float32) != exact) | (exact == 0) | np.isinf(exact)
+    inexact = np.zeros(rows, np.int32)
+    if odd.any():
+        nothing = ~codes.reshape(rows, groups, -1).any(axis=2)
+        finite, infinite = np.isfinite(exact), np.isinf(half)
+        for status, bad in (
+            (1, ~finite),
+            (2, (exact == 0) & ~nothing),
+            (3, infinite & ~nothing),
+        ):
+            if bad.any():
+                row, group = (int(i) for i in np.argwhere(bad)[0])
+                raise ScaleError(_PROBLEMS[status].format(float(scales[row, group])), row, group)
+        half[infinite] = 0
+        inexact = (odd & ~nothing).sum(axis=1).astype(np.int32)
+    out = np.empty((rows, cols // 32, Q8_0.bytes), np.uint8)
+    each = half.view(np.uint8).reshape(rows, groups, 1, 2)
+    out.reshape(rows, groups, -1, Q8_0.bytes)[..., :2] = each
+    out[..., 2:] = codes.view(np.uint8).reshape(rows, -1, 32)
+    return out.reshape(rows, -1), inexact
 
 
 def repack_mxfp4(

@@ -112,6 +112,24 @@ class StoredTensor(Tensor):
         self._bytes.readinto(self._offset + start * row_bytes, buffer)
         return buffer.reshape(stop - start, row_bytes)
 
+    def raw_columns(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Columns start..stop of every row as stored, uint8 (n_rows, bytes): a read for each row.
+
+        The array belongs to the caller. For dtypes of whole bytes. Raises SourceError where they
+        cannot be read.
+        """
+        if not 0 <= start <= stop <= self.cols:
+            raise IndexError(f"{self.name}: columns {start}..{stop} of {self.cols}")
+        width = BITS[self.stored] // 8
+        if stop - start == self.cols:
+            return self.raw(0, self.n_rows)
+        buffer = np.empty((self.n_rows, (stop - start) * width), np.uint8)
+        at = self._offset + start * width
+        for row in buffer:
+            self._bytes.readinto(at, row)
+            at += self.row_bytes
+        return buffer
+
     def rows(self, start: int, stop: int) -> Array:
         """Rows start..stop as an array (stop - start, cols) of `dtype`, the caller's own."""
         return self.raw(start, stop).view(self.dtype)

@@ -18,7 +18,7 @@ from sources.build import weights, write_json
 
 from ggufmix.codecs import tiers
 from ggufmix.errors import InexactError, SourceError
-from ggufmix.int4 import Q4_0, repack, widen
+from ggufmix.int4 import Q4_0, Q8_0, repack, widen
 from ggufmix.sources import Presented, open_checkpoint, presented
 from ggufmix.tensor import stack
 
@@ -97,10 +97,11 @@ def test_stacked_experts_hand_their_blocks_through(tmp_path: Path) -> None:
         np.testing.assert_array_equal(decoded, expected[4:20])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_asymmetric_weights_are_dequantized(tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "kind"), [(4, "Q8_0"), (8, None)])
+def test_asymmetric_weights(tmp_path: Path, bits: int, kind: str | None) -> None:
     """Zero points, packed along the rows: values as compressed-tensors unpacks them, from any row
-    on, and a note that says so.
+    on. Of four bits, code less zero fits the bytes of Q8_0; of eight it does not, and a note says
+    so.
     """
     from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
 
@@ -115,15 +116,34 @@ def test_asymmetric_weights_are_dequantized(tmp_path: Path, bits: int) -> None:
     expected = int4.unpacked("x", arrays, num_bits=bits, symmetric=False)
     with opened(tmp_path, arrays, about) as found:
         tensor = found.tensors["x.weight"]
-        assert tensor.format is None
-        assert "asymmetric" in found.notes[0]
+        assert (tensor.format and tensor.format.name) == kind
+        assert len(found.notes) == (kind is None)
+        assert all("asymmetric" in note for note in found.notes)
         np.testing.assert_array_equal(tensor.rows(0, 22), expected)
         np.testing.assert_array_equal(tensor.rows(5, 13), expected[5:13])
+        if kind is not None:
+            decoded = gguf.quants.dequantize(tensor.blocks(5, 13), gguf.GGMLQuantizationType[kind])
+            np.testing.assert_array_equal(decoded, expected[5:13])
 
 
-def test_eight_bits_and_small_groups_are_dequantized(tmp_path: Path) -> None:
-    """What fills no block of Q4_0 comes as values: 8 bits, groups of 16, rows of 40."""
-    for bits, group, cols in ((8, 32, 64), (4, 16, 64), (4, 40, 40)):
+def test_eight_bits_are_the_bytes_of_q8_0(tmp_path: Path) -> None:
+    """Symmetric codes of eight bits are the bytes of Q8_0."""
+    codes, scales = int4.lattice((6, 128), bits=8, group=64)
+    arrays = int4.packed("x", codes, scales, bits=8)
+    with opened(tmp_path, arrays, int4.config(num_bits=8, group_size=64)) as found:
+        blocks = found.tensors["x.weight"].blocks(0, 6)
+        assert found.tensors["x.weight"].format == Q8_0
+        assert not found.notes
+        apart = blocks.reshape(6, -1, 34)[..., 2:]
+        np.testing.assert_array_equal(apart.view(np.int8).reshape(6, -1), codes)
+        expected = int4.unpacked("x", arrays, num_bits=8, group_size=64)
+        decoded = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+        np.testing.assert_array_equal(decoded, expected)
+
+
+def test_small_groups_are_dequantized(tmp_path: Path) -> None:
+    """What fills no block comes as values: groups of 16, rows of 40."""
+    for bits, group, cols in ((8, 16, 64), (4, 16, 64), (4, 40, 40)):
         codes, scales = int4.lattice((6, cols), bits=bits, group=group)
         arrays = int4.packed("x", codes, scales, bits=bits)
         with opened(tmp_path, arrays, int4.config(num_bits=bits)) as found:
@@ -196,18 +216,45 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize("stated", [False, True])
 @pytest.mark.parametrize("case", BAD)
-def test_parts_that_do_not_fit(tmp_path: Path, case: str) -> None:
-    """Each is refused on opening, naming file and tensor."""
+def test_parts_that_do_not_fit(tmp_path: Path, case: str, stated: bool) -> None:
+    """Each is refused, naming file and tensor: on opening, but for a shape that disagrees with what
+    config and other shapes say together, which is refused at the first rows.
+    """
     changed, message = BAD[case]
     arrays = int4.packed("x", *int4.lattice((8, 64))) | changed
-    with (
+    arrays = {n: v for n, v in arrays.items() if v is not None}
+    with (  # noqa: PT012
         pytest.raises(SourceError) as error,
-        opened(tmp_path, {n: v for n, v in arrays.items() if v is not None}),
+        opened(tmp_path, arrays, int4.config() if stated else None) as found,
     ):
-        pass
+        assert stated
+        assert "x.weight_shape" in changed
+        with pytest.raises(SourceError):
+            found.tensors["x.weight"].blocks(0, 1)
+        found.tensors["x.weight"].rows(0, 1)
     assert message in str(error.value)
     assert str(error.value).startswith("model.safetensors: x.weight")
+
+
+def test_a_shape_that_is_less_than_there_is_room_for(tmp_path: Path) -> None:
+    """Columns that fill their words only in part: the shape says how many count, at once where the
+    groups of the config do not fit all of them, else with the first rows.
+    """
+    codes, scales = int4.lattice((8, 60), group=20)
+    arrays = int4.packed("x", codes, scales)
+    with opened(tmp_path, arrays, int4.config(group_size=20)) as found:
+        tensor = found.tensors["x.weight"]
+        assert tensor.shape == (8, 60)
+        expected = codes.astype(np.float32) * scales.astype(np.float32).repeat(20, axis=1)
+        np.testing.assert_array_equal(tensor.rows(0, 8), expected)
+    arrays = int4.packed("x", *int4.lattice((8, 64))) | {"x.weight_shape": np.array([8, 62])}
+    with (
+        opened(tmp_path, arrays, int4.config()) as found,
+        pytest.raises(SourceError, match=r"weight_shape: says 8 rows of 62, .* 8 rows of 64"),
+    ):
+        found.tensors["x.weight"].rows(0, 1)
 
 
 def test_asymmetric_without_zero_points(tmp_path: Path) -> None:

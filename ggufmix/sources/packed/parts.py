@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import ml_dtypes
@@ -87,13 +87,18 @@ def numbers(tensor: StoredTensor, start: int = 0, stop: int | None = None) -> ND
     return tensor.raw(start, tensor.n_rows if stop is None else stop).view(dtype)
 
 
-def check_finite(tensor: StoredTensor, scales: NDArray[Any], start: int) -> None:
-    """Raise SourceError, naming row and column, at the first scale that is NaN or infinite."""
+def check_finite(
+    tensor: StoredTensor,
+    scales: NDArray[Any],
+    start: int,
+    where: Callable[[int, int], str] = lambda row, group: f"row {row}, group {group}",
+) -> None:
+    """Raise SourceError, naming the place, at the first scale that is NaN or infinite."""
     bad = ~np.isfinite(scales.astype(np.float32))
     if bad.any():
         row, column = np.unravel_index(int(bad.argmax()), bad.shape)
         raise failed(
             tensor,
-            f"row {start + int(row)}, group {int(column)}: expected a finite scale, "
+            f"{where(start + int(row), int(column))}: expected a finite scale, "
             f"got {float(scales[row, column])}",
         )

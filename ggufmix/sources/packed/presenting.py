@@ -11,6 +11,7 @@ from typing import Any
 
 from ...tensor import Tensor
 from ..safetensors import StoredTensor
+from . import gptq
 from .fp8 import CODES, SCALES, PackedFp8, block_of
 from .int4 import OTHERS, SCALE, SHAPE, WEIGHT, PackedInt4, scheme
 from .mxfp4 import BLOCKS, PackedMxfp4
@@ -59,12 +60,18 @@ def presented(
     packed: dict[str, Packed] = {}
     used: set[str] = set()
     about, block = scheme(config), block_of(config)
+    said: gptq.Convention | None = None
     for name in stored:
         if name.endswith(WEIGHT) and stored[name].stored == "U8":
             stem = name.removesuffix(WEIGHT)
             scale = partner(stored, stored[name], stem + SCALE, "its scales")
             packed[name] = PackedMxfp4(stem + ".weight", stored[name], scale)
             used |= {name, scale.name, stem + SHAPE}
+        elif name.endswith(gptq.WEIGHT):
+            said = said or gptq.convention(config)
+            packed[name] = gptq.PackedColumns(name, stored, said, on_inexact)
+            stem = name.removesuffix(gptq.WEIGHT)
+            used |= {name, *(stem + other for other in gptq.OTHERS)}
         elif name.endswith(BLOCKS):
             scales = name.removesuffix(BLOCKS) + BLOCK_SCALES
             scale = partner(stored, stored[name], scales, "its scales")
@@ -108,6 +115,10 @@ def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> N
                 raise failed(
                     tensor, f"expected {stem}{WEIGHT} beside it, no file has it: nothing to scale"
                 )
+    for ending in gptq.OTHERS:
+        stem = tensor.name.removesuffix(ending)
+        if stem != tensor.name and (ending != gptq.SCALES or stem + gptq.ZEROS in stored):
+            raise failed(tensor, f"expected {stem}{gptq.WEIGHT} beside it, no file has it")
     if tensor.name.endswith("_scale_inv"):
         whole = tensor.name.removesuffix("_scale_inv")
         weight = stored.get(whole)
