@@ -12,6 +12,7 @@ from typing import Any
 from decoders import DECODERS
 from hybrids import HYBRIDS as OTHER_HYBRIDS
 from mixtures import MIXTURES
+from recurrent import RECURRENT
 from tiny import BF16, F32, Arrays, Case, Shapes, mlp, noise, one_by_one, weights, write
 
 __all__ = ["BF16", "CASES", "F32", "Arrays", "Case", "Hybrid", "noise", "weights", "write"]
@@ -234,7 +235,7 @@ HYBRIDS = (
 )
 
 CASES: dict[str, Case] = {
-    case.name: case for case in (*HYBRIDS, *DECODERS, *MIXTURES, *OTHER_HYBRIDS)
+    case.name: case for case in (*HYBRIDS, *DECODERS, *MIXTURES, *OTHER_HYBRIDS, *RECURRENT)
 }
 """Every class and layout. What a name does not say: value heads of hybrids are 1 to 4 times the key
 heads; weights are BF16, once F32.

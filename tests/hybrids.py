@@ -30,7 +30,7 @@ class Mixed(Case):
         raise NotImplementedError
 
 
-def _attention(c: dict[str, Any], prefix: str, output: str = "o_proj") -> Shapes:
+def attention(c: dict[str, Any], prefix: str, output: str = "o_proj") -> Shapes:
     d, heads = c["hidden_size"], c["num_attention_heads"]
     head = c.get("head_dim") or d // heads
     for part, n in (("q", heads), ("k", c["num_key_value_heads"]), ("v", c["num_key_value_heads"])):
@@ -71,7 +71,7 @@ class Lfm2(Mixed):
             yield p + "operator_norm.weight", (d,)
             yield p + "ffn_norm.weight", (d,)
             if i in with_attention:
-                yield from _attention(c, p + "self_attn.", "out_proj")
+                yield from attention(c, p + "self_attn.", "out_proj")
                 for part in "qk":
                     norm = f"{p}self_attn.{part}_layernorm.weight"
                     yield norm, (d // c["num_attention_heads"],)
@@ -109,10 +109,10 @@ class Granite(Mixed):
             yield p + "input_layernorm.weight", (d,)
             yield p + "post_attention_layernorm.weight", (d,)
             if kind in ATTENTION:
-                yield from _attention(c, p + "self_attn.")
+                yield from attention(c, p + "self_attn.")
             else:
                 groups, state = c["mamba_n_groups"], c["mamba_d_state"]
-                yield from _mamba2(p + "mamba.", d, 2 * d, groups * state, c["mamba_n_heads"])
+                yield from mamba2(p + "mamba.", d, 2 * d, groups * state, c["mamba_n_heads"])
             if n := c["num_local_experts"]:
                 m, w = p + "block_sparse_moe.", c["intermediate_size"]
                 yield m + "router.layer.weight", (n, d)
@@ -139,7 +139,7 @@ class Mamba2(Mixed):
             p = f"backbone.layers.{i}."
             yield p + "norm.weight", (d,)
             shared = c["n_groups"] * c["state_size"]
-            yield from _mamba2(p + "mixer.", d, 2 * d, shared, c["num_heads"])
+            yield from mamba2(p + "mixer.", d, 2 * d, shared, c["num_heads"])
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class FalconH1(Mixed):
             p = f"model.layers.{i}."
             yield p + "input_layernorm.weight", (d,)
             yield p + "pre_ff_layernorm.weight", (d,)
-            yield from _attention(c, p + "self_attn.")
+            yield from attention(c, p + "self_attn.")
             norm = c["mamba_rms_norm"]
             inner, heads = c["mamba_d_ssm"], c["mamba_n_heads"]
-            yield from _mamba2(p + "mamba.", d, inner, shared, heads, norm)
+            yield from mamba2(p + "mamba.", d, inner, shared, heads, norm)
             yield from mlp(p + "feed_forward.", c["intermediate_size"], d)
 
 
@@ -192,7 +192,7 @@ class Jamba(Mixed):
             yield p + "input_layernorm.weight", (d,)
             yield p + "pre_ff_layernorm.weight", (d,)
             if i % c["attn_layer_period"] == c["attn_layer_offset"]:
-                yield from _attention(c, p + "self_attn.")
+                yield from attention(c, p + "self_attn.")
             else:
                 m = p + "mamba."
                 yield m + "in_proj.weight", (2 * inner, d)
@@ -215,7 +215,7 @@ class Jamba(Mixed):
                 yield from mlp(f, width, d)
 
 
-def _mamba2(prefix: str, d: int, inner: int, shared: int, heads: int, norm: bool = True) -> Shapes:
+def mamba2(prefix: str, d: int, inner: int, shared: int, heads: int, norm: bool = True) -> Shapes:
     """A Mamba-2 layer; `shared` rows of B, and of C."""
     channels = inner + 2 * shared
     yield prefix + "in_proj.weight", (inner + channels + heads, d)

@@ -23,9 +23,11 @@ from . import (
     gpt_oss,
     granite,
     jamba,
+    kimi_linear,
     lfm2,
     llama,
     mamba2,
+    nemotron_h,
     qwen2,
     qwen3,
     qwen35,
@@ -51,6 +53,7 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
     hf_class: (arch, family.DEFAULTS[arch], family.place)
     for hf_class, arch, family in (
         ("Mamba2ForCausalLM", MODEL_ARCH.MAMBA2, mamba2),
+        ("NemotronHForCausalLM", MODEL_ARCH.NEMOTRON_H, nemotron_h),
         ("Qwen2ForCausalLM", MODEL_ARCH.QWEN2, qwen2),
         ("Qwen2MoeForCausalLM", MODEL_ARCH.QWEN2MOE, qwen2),
         ("Qwen3ForCausalLM", MODEL_ARCH.QWEN3, qwen3),
@@ -58,6 +61,7 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
         ("FalconH1ForCausalLM", MODEL_ARCH.FALCON_H1, falcon_h1),
         ("GraniteMoeHybridForCausalLM", MODEL_ARCH.GRANITE_HYBRID, granite),
         ("JambaForCausalLM", MODEL_ARCH.JAMBA, jamba),
+        ("KimiLinearForCausalLM", MODEL_ARCH.KIMI_LINEAR, kimi_linear),
         ("Lfm2ForCausalLM", MODEL_ARCH.LFM2, lfm2),
         ("Lfm2MoeForCausalLM", MODEL_ARCH.LFM2MOE, lfm2),
         ("Qwen3NextForCausalLM", MODEL_ARCH.QWEN3NEXT, qwen35),

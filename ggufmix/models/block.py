@@ -101,12 +101,15 @@ class Block:
             self.make(role, tensor)
         return vocab, tied
 
-    def mlp(self, prefix: str, width: int, hidden: int, *, biases: bool = False) -> None:
+    def mlp(
+        self, prefix: str, width: int, hidden: int, *, to: str | None = None, biases: bool = False
+    ) -> None:
         """Place a gated feed-forward network: gate and up (width, hidden), down (hidden, width)."""
+        at = to or prefix
         for part, rows, cols in _shapes(width, hidden):
-            self.place(f"{prefix}{part}.weight", rows, cols)
+            self.place(f"{prefix}{part}.weight", rows, cols, to=f"{at}{part}.weight")
             if biases:
-                self.place(f"{prefix}{part}.bias", rows)
+                self.place(f"{prefix}{part}.bias", rows, to=f"{at}{part}.bias")
 
     def mixture(self, config: Config, *, shared: bool) -> None:
         """Place routed experts with their router as Qwen has them; and a shared expert with its
@@ -132,6 +135,7 @@ class Block:
         *,
         stored: str | None = None,
         parts: tuple[str, str, str] = GATE_UP_DOWN,
+        gated: bool = True,
     ) -> None:
         """Place `n` routed experts stacked: gate and up (width, hidden), down (hidden, width).
 
@@ -141,6 +145,7 @@ class Block:
 
         stored  the prefix where they are stored one by one, if it is another
         parts   what gate, up and down are called there
+        gated   whether they have a gate
         """
         for suffix in ("", ".weight"):
             if f"{prefix}gate_up_proj{suffix}" in self:
@@ -162,7 +167,8 @@ class Block:
                 f"got {len(numbers)}, {told}",
                 hint="the checkpoint is incomplete, or config.json states another number",
             )
-        for called, (part, *shape) in zip(parts, _shapes(width, hidden), strict=True):
+        matrices = list(zip(parts, _shapes(width, hidden), strict=True))
+        for called, (part, *shape) in matrices[not gated :]:
             each = [self.claim(f"{single}{i}.{called}.weight", *shape) for i in range(n)]
             if len({tensor.dtype for tensor in each}) > 1:
                 each = [mapped(tensor, lambda x: x) for tensor in each]

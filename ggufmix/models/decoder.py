@@ -40,6 +40,7 @@ class Attention:
     pairs            whether rows of q and k are to lie as llama.cpp's "norm" rope wants them: the
                      two values that turn together side by side, not half a head apart
     output, norm     how the checkpoint spells "o_proj", and "norm" in "q_norm"
+    prefix           of its tensors in a block of the checkpoint
     """
 
     heads: int
@@ -51,6 +52,7 @@ class Attention:
     pairs: bool = False
     output: str = "o_proj"
     norm: str = "norm"
+    prefix: str = "self_attn."
 
     @classmethod
     def read(
@@ -79,15 +81,18 @@ class Attention:
         """Place q, k, v (heads * head, hidden) and o (hidden, heads * head), biases and norms."""
         for part, heads in (("q", self.heads), ("k", self.kv_heads), ("v", self.kv_heads)):
             rows, steps = heads * self.head, self._steps(part, heads)
-            block.place(f"self_attn.{part}_proj.weight", rows, self.hidden, steps=steps)
+            self._place(block, f"{part}_proj.weight", rows, self.hidden, steps=steps)
             if part in self.biases:
-                block.place(f"self_attn.{part}_proj.bias", rows, steps=steps)
-        block.place(f"self_attn.{self.output}.weight", self.hidden, self.heads * self.head)
+                self._place(block, f"{part}_proj.bias", rows, steps=steps)
+        self._place(block, f"{self.output}.weight", self.hidden, self.heads * self.head)
         if "o" in self.biases:
-            block.place(f"self_attn.{self.output}.bias", self.hidden)
+            self._place(block, f"{self.output}.bias", self.hidden)
         if self.norms:
-            block.place(f"self_attn.q_{self.norm}.weight", self.head)
-            block.place(f"self_attn.k_{self.norm}.weight", self.head)
+            self._place(block, f"q_{self.norm}.weight", self.head)
+            self._place(block, f"k_{self.norm}.weight", self.head)
+
+    def _place(self, block: Block, name: str, *shape: int, steps: tuple[Step, ...] = ()) -> None:
+        block.place(self.prefix + name, *shape, steps=steps, to=f"self_attn.{name}")
 
     def _steps(self, part: str, heads: int) -> tuple[Step, ...]:
         if not self.pairs or part == "v":

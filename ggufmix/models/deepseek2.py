@@ -1,9 +1,6 @@
 """DeepSeek-V2 and V3, Kimi-K2 and its successors: latent attention (MLA), experts with shared ones.
 
-Keys and values of all heads come from one latent vector. llama.cpp keeps that vector in its cache
-and moves the matrix of keys to the side of the queries, so the one stored matrix for both becomes
-two, that of keys transposed head by head. Source: llama.cpp, conversion/deepseek.py,
-src/models/deepseek2.cpp (2026-08-04).
+Source: llama.cpp, conversion/deepseek.py, src/models/deepseek2.cpp (2026-08-04).
 """
 
 # SPDX-License-Identifier: MIT
@@ -11,21 +8,16 @@ src/models/deepseek2.cpp (2026-08-04).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 from gguf import MODEL_ARCH, Keys
-from numpy.typing import NDArray
 
 from ..container import Value, boolean, f32, u32
 from ..errors import ModelError
-from ..tensor import take_rows, transpose
-from .block import Block
 from .claims import Claims
 from .config import Config
 from .decoder import only_ropes, place_decoder
+from .latent import Latent
 from .mixture import Mixture
 from .model import Model
 from .mtp import behind_the_last
@@ -81,8 +73,8 @@ router scores they say in code: llama.cpp's converter leaves the key out then, a
 softmax, which is another model of V3.
 """
 
-_OTHERWISE = "llama.cpp would load the file and compute something else"
 _WITHOUT_LATENT_QUERIES = (26, 27)  # layers of the models llama.cpp takes for V2-Lite's kind
+_OTHERWISE = "llama.cpp would load the file and compute something else"
 
 
 def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
@@ -102,10 +94,15 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
         _note_groups(config, claims)
     else:
         config.only("topk_method", "noaux_tc")
-    attention = Latent.read(config)
+    attention, layers = Latent.read(config), config.integer("num_hidden_layers")
+    if attention.q_rank and layers in _WITHOUT_LATENT_QUERIES:
+        raise ModelError(
+            f"config.json: q_lora_rank: expected null, got {attention.q_rank}",
+            hint=f"llama.cpp takes a model of {layers} layers for one without latent queries",
+        )
     mixture = Mixture.read(config, bias=gate == "sigmoid")
     values = _values(config, attention, mixture)
-    if further := behind_the_last(claims, config.integer("num_hidden_layers")):
+    if further := behind_the_last(claims, layers):
         claims.leave_out(further, "of MTP blocks, which llama.cpp does not have for this model")
     return place_decoder(
         arch,
@@ -115,75 +112,6 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
         feed_forward=mixture.place,
         values=values,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Latent:
-    """Attention whose keys and values come from one latent vector.
-
-    heads   of queries, and of keys and values
-    hidden  width of the model
-    q_rank  width of the latent vector of queries, 0 if they come from the hidden state
-    rank    width of the latent vector of keys and values
-    nope    width of a head's key without position
-    rope    width of the key with position, which all heads share
-    value   width of a head's value
-    """
-
-    heads: int
-    hidden: int
-    q_rank: int
-    rank: int
-    nope: int
-    rope: int
-    value: int
-
-    @classmethod
-    def read(cls, config: Config) -> Latent:
-        """The sizes in a config. Raises ModelError for what llama.cpp could not load."""
-        q_rank = 0 if config.null("q_lora_rank") else config.integer("q_lora_rank")
-        layers = config.integer("num_hidden_layers")
-        if q_rank and layers in _WITHOUT_LATENT_QUERIES:
-            raise ModelError(
-                f"config.json: q_lora_rank: expected null, got {q_rank}",
-                hint=f"llama.cpp takes a model of {layers} layers for one without latent queries",
-            )
-        return cls(
-            config.integer("num_attention_heads"),
-            config.integer("hidden_size"),
-            q_rank,
-            config.integer("kv_lora_rank"),
-            config.integer("qk_nope_head_dim"),
-            config.integer("qk_rope_head_dim"),
-            config.integer("v_head_dim"),
-        )
-
-    def place(self, block: Block) -> None:
-        """Place the matrices of one block and the norms of latent vectors."""
-        queries = self.heads * (self.nope + self.rope)
-        if self.q_rank:
-            block.place("self_attn.q_a_proj.weight", self.q_rank, self.hidden)
-            block.place("self_attn.q_a_layernorm.weight", self.q_rank)
-            block.place("self_attn.q_b_proj.weight", queries, self.q_rank)
-        else:
-            block.place("self_attn.q_proj.weight", queries, self.hidden)
-        block.place("self_attn.kv_a_proj_with_mqa.weight", self.rank + self.rope, self.hidden)
-        block.place("self_attn.kv_a_layernorm.weight", self.rank)
-        both = self.heads * (self.nope + self.value)
-        kv_b = block.claim("self_attn.kv_b_proj.weight", both, self.rank)
-        keys, values = split(self.heads, self.nope, self.value)
-        k_b = take_rows(kv_b, keys, (self.heads, self.nope, self.rank), unit=self.nope)
-        v_b = take_rows(kv_b, values, (self.heads, self.value, self.rank), unit=self.value)
-        block.put("self_attn.k_b_proj.weight", transpose(k_b))
-        block.put("self_attn.v_b_proj.weight", v_b)
-        block.place("self_attn.o_proj.weight", self.hidden, self.heads * self.value)
-
-
-@lru_cache(maxsize=4)
-def split(heads: int, nope: int, value: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of keys and rows of values where each head has both, keys first."""
-    rows = np.arange(heads * (nope + value)).reshape(heads, nope + value)
-    return rows[:, :nope].ravel(), rows[:, nope:].ravel()
 
 
 def _values(config: Config, attention: Latent, mixture: Mixture) -> dict[str, Value]:

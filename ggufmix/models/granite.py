@@ -21,7 +21,7 @@ from .block import Block, half_rows
 from .claims import Claims
 from .config import Config
 from .decoder import Attention, only_ropes
-from .hybrid import attention_layers, heads_by_block, place_hybrid
+from .hybrid import CONTEXT, attention_layers, heads_by_block, place_hybrid
 from .mamba import Mamba2, unlimited_time_steps
 from .model import Model
 
@@ -56,7 +56,6 @@ DEFAULTS: dict[MODEL_ARCH, Mapping[str, Any]] = {
 """What the config class of transformers 5.23 says of a key that config.json leaves out."""
 
 RECURRENT = ("mamba", "linear_attention")
-WITHOUT_ROPE_CONTEXT = 2**20
 _SCALES = (
     (Keys.Attention.SCALE, "attention_multiplier"),
     (Keys.LLM.EMBEDDING_SCALE, "embedding_multiplier"),
@@ -111,7 +110,7 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     rope = config.find("position_embedding_type") == "rope"
     values[Keys.Rope.SCALING_FINETUNED] = boolean(rope)  # how llama.cpp is told of positions here
     if not rope:
-        values[Keys.LLM.CONTEXT_LENGTH] = u32(WITHOUT_ROPE_CONTEXT)
+        values[Keys.LLM.CONTEXT_LENGTH] = u32(CONTEXT)
     return place_hybrid(arch, config, claims, part=part, values=values)
 
 

@@ -23,6 +23,9 @@ from .names import Names
 ATTENTION = ("full_attention", "attention")
 """What layer_types calls a block of attention, as transformers 5 writes it and as it was before."""
 
+CONTEXT = 2**20
+"""Models without positions have no longest context; llama.cpp's converter writes this."""
+
 
 def attention_layers(config: Config, others: tuple[str, ...]) -> list[bool] | None:
     """Which layers have attention, from `layer_types` (once `layers_block_type`); None where it is
@@ -66,6 +69,7 @@ def place_hybrid(
     embedding: str = "model.embed_tokens.weight",
     blocks: str = "model.layers.",
     steps: tuple[tuple[Step, ...], tuple[Step, ...]] = ((), ()),
+    behind: Part | None = None,
 ) -> Model:
     """Place a checkpoint, each block by `part`.
 
@@ -73,19 +77,22 @@ def place_hybrid(
     common     the keys in front of general.file_type; those of every text model if None
     last_norm, embedding, blocks  how the checkpoint spells them
     steps      for the values of the embedding, and of the output matrix
+    behind     places the block for multi-token prediction behind the last layer, if there is one
     Raises ModelError for tensors that do not follow from the config, and for those that are missing
     or that nothing claims.
     """
-    n_layers = config.integer("num_hidden_layers")
-    root = Block(claims, Names(arch, n_layers), [])
+    n_layers, n_mtp = config.integer("num_hidden_layers"), int(behind is not None)
+    root = Block(claims, Names(arch, n_layers + n_mtp), [])
     vocab_rows, tied = root.embedding(config, embedding, steps)
     root.place(last_norm, config.integer("hidden_size"))
     for layer in range(n_layers):
         part(root.at(layer, f"{blocks}{layer}."))
+    if behind:
+        behind(root.at(n_layers))
     name = MODEL_ARCH_NAMES[arch]
     claims.finish(name)
     note_yarn(config, claims)
-    front = common_values(config, name, n_layers) if common is None else named(common, name)
+    front = common_values(config, name, n_layers + n_mtp) if common is None else named(common, name)
     front |= {key: v for key, v in named(values, name).items() if key in front}
     return Model(
         name,
@@ -95,6 +102,6 @@ def place_hybrid(
         claims.notes,
         vocab_rows,
         tied,
-        n_layers,
-        0,
+        n_layers + n_mtp,
+        n_mtp,
     )

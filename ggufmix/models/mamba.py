@@ -98,7 +98,7 @@ class Mamba2:
 def unlimited_time_steps(config: Config) -> None:
     """Refuse limits on time steps, which llama.cpp does not have. Raises ModelError."""
     limits = config.find("time_step_limit")
-    if limits is not None and limits != [0.0, math.inf]:
+    if limits not in (None, [0.0, math.inf], [0.0, {"__float__": "Infinity"}]):
         raise ModelError(
             f"config.json: time_step_limit: expected [0.0, Infinity], got {limits!r}",
             hint="llama.cpp would load the file and compute something else",

@@ -17,7 +17,7 @@ from ..errors import ModelError
 from .block import Block
 from .claims import Claims
 from .config import Config
-from .hybrid import place_hybrid
+from .hybrid import CONTEXT, place_hybrid
 from .mamba import Mamba2, unlimited_time_steps
 from .model import Model
 
@@ -39,9 +39,6 @@ DEFAULTS: dict[MODEL_ARCH, Mapping[str, Any]] = {
     }
 }
 """What the config class of transformers 5.23 says of a key that config.json leaves out."""
-
-CONTEXT = 2**20
-"""State-space models have no longest context; llama.cpp's converter writes this."""
 
 
 def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:

