@@ -1,8 +1,9 @@
 """gpt-oss: attention with sinks, over a window in every other layer; experts with biases.
 
-Experts are stored as (experts, columns, rows), the rows of gate and up in turn: they are
-transposed, and gate and up become a tensor each. Only this layout, that of fine-tunes, is read
-here. Source: llama.cpp, conversion/gpt_oss.py, src/models/openai-moe.cpp (2026-08-04).
+Rows of gate and up lie in turn and become a tensor each. Experts are stored in MXFP4, as they were
+published, under names ending in `_blocks`: (experts, rows, columns), whose blocks go unchanged; or,
+as fine-tunes have them, in BF16 as (experts, columns, rows), which are transposed. Source:
+llama.cpp, conversion/gpt_oss.py, src/models/openai-moe.cpp (2026-08-04).
 """
 
 # SPDX-License-Identifier: MIT
@@ -18,8 +19,7 @@ from gguf import MODEL_ARCH, Keys
 from numpy.typing import NDArray
 
 from ..container import u32
-from ..errors import ModelError
-from ..tensor import take_columns, transpose
+from ..tensor import take_columns, take_rows, transpose
 from .block import Block
 from .claims import Claims
 from .config import Config
@@ -54,7 +54,8 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """What the config class of transformers 5.23 says of a key that config.json leaves out."""
 
-_PACKED = "mlp.experts.gate_up_proj_blocks"
+_PACKED = "_blocks"
+"""Ending of experts in MXFP4."""
 
 
 def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
@@ -71,11 +72,6 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     ):
         config.only(key, value)
     only_ropes(config, "linear", "yarn")
-    if f"model.layers.0.{_PACKED}" in claims:
-        raise ModelError(
-            f"model.layers.0.{_PACKED}: experts stored as MXFP4 are not read yet",
-            hint="a copy of the model with experts in BF16 will do",
-        )
     n = config.integer("num_local_experts", "num_experts")
     hidden, width = config.integer("hidden_size"), config.integer("intermediate_size")
     attention = Attention.read(config, biases="qkvo")
@@ -106,17 +102,26 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
 def _experts(block: Block, n: int, width: int, hidden: int) -> None:
     """Place gate and up (n, width, hidden), down (n, hidden, width) and their biases."""
     at = "mlp.experts."
-    both = block.claim(f"{at}gate_up_proj", n, hidden, 2 * width)
+    if f"{at}gate_up_proj{_PACKED}" in block:
+        both = block.claim(f"{at}gate_up_proj{_PACKED}", n, 2 * width, hidden)
+        for part, rows in zip(("gate", "up"), in_turn(n * width), strict=True):
+            block.put(f"{at}{part}_proj.weight", take_rows(both, rows, (n, width, hidden)))
+    else:
+        both = block.claim(f"{at}gate_up_proj", n, hidden, 2 * width)
+        for part, columns in zip(("gate", "up"), in_turn(width), strict=True):
+            block.put(f"{at}{part}_proj.weight", transpose(take_columns(both, columns)))
     both_bias = block.claim(f"{at}gate_up_proj_bias", n, 2 * width)
-    for part, index in zip(("gate", "up"), in_turn(width), strict=True):
-        block.put(f"{at}{part}_proj.weight", transpose(take_columns(both, index)))
-        block.put(f"{at}{part}_proj.bias", take_columns(both_bias, index))
+    for part, columns in zip(("gate", "up"), in_turn(width), strict=True):
+        block.put(f"{at}{part}_proj.bias", take_columns(both_bias, columns))
     to = f"{at}down_proj.weight"
-    block.place(f"{at}down_proj", n, width, hidden, steps=(transpose,), to=to)
+    if f"{at}down_proj{_PACKED}" in block:
+        block.place(f"{at}down_proj{_PACKED}", n, hidden, width, to=to)
+    else:
+        block.place(f"{at}down_proj", n, width, hidden, steps=(transpose,), to=to)
     block.place(f"{at}down_proj_bias", n, hidden, to=f"{at}down_proj.bias")
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def in_turn(width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Columns of gates and of ups where they lie in turn."""
+    """Rows or columns of gates, `width` of them, and of ups, where they lie in turn."""
     return np.arange(0, 2 * width, 2), np.arange(1, 2 * width, 2)

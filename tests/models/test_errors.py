@@ -329,14 +329,3 @@ def test_config_that_llama_cpp_cannot_follow(name: str, changed: dict[str, Any],
     message, _ = refused(config | changed, arrays)
     assert message.startswith("config.json: ")
     assert told in message
-
-
-def test_packed_experts_of_gpt_oss() -> None:
-    """The layout that gpt-oss is published in is named, with a way around."""
-    config, arrays = parts("gpt-oss")
-    for i in range(4):
-        name = f"model.layers.{i}.mlp.experts.gate_up_proj"
-        arrays[f"{name}_blocks"] = arrays.pop(name)
-    message, hint = refused(config, arrays)
-    assert message.endswith("gate_up_proj_blocks: experts stored as MXFP4 are not read yet")
-    assert "BF16" in hint

@@ -1,0 +1,144 @@
+"""Whole models as others pack them: against llama.cpp's converter, and run by llama.cpp."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import CASES
+from gguf import GGMLQuantizationType
+from packed_models import PACKINGS, write
+from plain_gguf import write_f32
+
+from ggufmix import models
+from ggufmix.container import TensorInfo, aligned, header, text, u32
+from ggufmix.models import Model
+from ggufmix.runtime import Llama, kl
+from ggufmix.sources import open_checkpoint, presented
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "packed.json").read_text())
+
+
+BOUND = 1e-6  # nats per token, of values in float32
+ROUNDED = 1e-2  # the same where llama.cpp rounds activations to Q8_0 before it multiplies
+KINDS = {
+    "gpt-oss-mxfp4": "MXFP4",
+    "gptq": "Q4_0",
+    "gptq-v2-asymmetric": "Q8_0",
+    "awq": "Q8_0",
+    "int4": "Q4_0",
+    "kimi-k25": "Q4_0",
+}
+"""Packing -> the type that holds its codes and scales."""
+
+
+@contextmanager
+def opened(name: str, folder: Path) -> Iterator[Model]:
+    """A packed checkpoint, placed."""
+    config, arrays, _ = PACKINGS[name].checkpoint()
+    with open_checkpoint(write(folder / name, config, arrays)) as checkpoint:
+        found = presented(checkpoint.tensors, checkpoint.config)
+        yield models.place(checkpoint.config, found.tensors)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_same_as_the_converter(name: str, tmp_path: Path) -> None:
+    """The same tensors, shapes and values as llama.cpp's converter; of MXFP4 the same bytes."""
+    with opened(name, tmp_path) as model:
+        made = {}
+        for p in model.tensors:
+            kind, _, _ = GOLDEN[name][p.name]
+            rows = p.tensor.blocks if kind == "MXFP4" else p.tensor.rows
+            data = rows(0, p.tensor.n_rows)
+            data = data if kind == "MXFP4" else data.astype("<f4")
+            made[p.name] = [kind, list(p.tensor.shape), hashlib.sha256(data.tobytes()).hexdigest()]
+        assert made == GOLDEN[name]
+        assert {str(p.tensor.format) for p in model.tensors} == {KINDS[name], "None"}
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_same_logits(name: str, tmp_path: Path, tokens: list[int]) -> None:
+    """Values and blocks alike compute what transformers computes of the dequantized weights."""
+    import torch
+    import transformers
+
+    _, _, plain = PACKINGS[name].checkpoint()
+    case = CASES[PACKINGS[name].case].plain()
+    plain = {n.removeprefix("language_model."): v for n, v in plain.items()}
+    plain = {n: v for n, v in plain.items() if not n.startswith(("vision_tower", "mm_projector"))}
+    stored = write(tmp_path / "plain", case.raw_config(), plain)
+    theirs, said = getattr(transformers, case.hf_class).from_pretrained(
+        stored, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(said[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        want = theirs.eval()(torch.tensor([tokens])).logits[0].numpy()
+    with opened(name, tmp_path) as model:
+        for write_gguf, bound in ((write_f32, BOUND), (write_as_stored, ROUNDED)):
+            with Llama(write_gguf(model, tmp_path / "x.gguf"), len(tokens)) as llama:
+                assert kl(want, llama.logits(tokens)) < bound
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-mxfp4", "kimi-k25"])
+def test_bands_are_the_whole(name: str, tmp_path: Path) -> None:
+    """Rows in bands, as they are written, are those read at once."""
+    with opened(name, tmp_path) as model:
+        for p in model.tensors:
+            tensor = p.tensor
+            if tensor.format is None:
+                continue
+            for read in (tensor.rows, tensor.blocks):
+                whole = read(0, tensor.n_rows)
+                bands = [read(a, min(a + 7, tensor.n_rows)) for a in range(0, tensor.n_rows, 7)]
+                np.testing.assert_array_equal(np.concatenate(bands), whole, p.name)
+
+
+def test_fine_tunes_in_part(tmp_path: Path) -> None:
+    """gpt-oss with experts of one layer in float32 and the others in MXFP4 is the same model."""
+    config, arrays, plain = PACKINGS["gpt-oss-mxfp4"].checkpoint()
+    at = "model.layers.1.mlp.experts."
+    for part in ("gate_up_proj", "down_proj"):
+        del arrays[f"{at}{part}_blocks"], arrays[f"{at}{part}_scales"]
+        arrays[at + part] = plain[at + part]
+    with (
+        opened("gpt-oss-mxfp4", tmp_path) as whole,
+        open_checkpoint(write(tmp_path / "in part", config, arrays)) as checkpoint,
+    ):
+        found = presented(checkpoint.tensors, checkpoint.config)
+        model = models.place(checkpoint.config, found.tensors)
+        for ours, want in zip(model.tensors, whole.tensors, strict=True):
+            assert ours.name == want.name
+            if ours.layer == 1:
+                assert ours.tensor.format is None
+            else:
+                assert ours.tensor.format == want.tensor.format
+            np.testing.assert_array_equal(ours.tensor.all(), want.tensor.all(), ours.name)
+
+
+def write_as_stored(model: Model, path: Path) -> Path:
+    """A placed model as GGUF: blocks where it has them, else float32; no vocabulary."""
+    values = {"general.architecture": text(model.arch), **model.values}
+    values |= {
+        f"{model.arch}.vocab_size": u32(model.vocab_rows),
+        "tokenizer.ggml.model": text("none"),
+    }
+    infos, data, at = [], [], 0
+    for placed in model.tensors:
+        tensor = placed.tensor
+        if tensor.format is not None:
+            kind, raw = tensor.format.id, tensor.blocks(0, tensor.n_rows).tobytes()
+        else:
+            kind, raw = 0, tensor.all().astype(np.float32).tobytes()
+        shape = tuple(reversed(tensor.shape))
+        infos.append(TensorInfo(placed.name, shape, GGMLQuantizationType(kind), at))
+        data.append(raw + bytes(-len(raw) % 32))
+        at = aligned(at + len(raw))
+    path.write_bytes(header(values, infos) + b"".join(data))
+    return path
