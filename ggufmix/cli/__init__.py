@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, eval, imatrix, looking, plan, recipes, running
+from . import convert, eval, imatrix, looking, meta, plan, recipes, running
 from .said import shown
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command()(command)
 app.command(name="eval")(eval.evaluate)
+app.command()(meta.meta)
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -261,6 +261,12 @@ def part_names(name: str, count: int) -> list[str]:
     return [f"{named['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1)]
 
 
+def first_part(name: str) -> str:
+    """Name of the first part where `name` is that of any part of a split file, else `name`."""
+    named = _PART.fullmatch(name)
+    return f"{named['stem']}-00001-of-{named['total']}.gguf" if named is not None else name
+
+
 def part_missing(name: str, count: int) -> SourceError:
     """What there is to say of a part that is not there."""
     return SourceError(f"{shown(name)}: missing, one of {count} parts of the file", hint=_PARTS)

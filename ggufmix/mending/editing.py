@@ -1,0 +1,232 @@
+"""Another header for a GGUF file whose tensor data stay where they are.
+
+Tensor data begin where the header ends, rounded up to the alignment. So a header that takes the
+same room is written in place; one that takes less is filled up with the key `ggufmix.padding`,
+which later edits take back; one that takes more means a new file, into which the kernel copies the
+data.
+Offsets of tensors count from the start of the data and stay as they are: of a split file only the
+first part is touched.
+
+In place, the old header is first kept beside the file, on disk: an edit that dies half-way is
+undone by `restore`.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import checksums
+from ..container import Header, TensorInfo, Value, header, read_header, text
+from ..errors import ModelError, SourceError, UsageError, WriteError
+from ..rules.files import shipped
+from ..sources import gguf_file
+
+PADDING = "ggufmix.padding"
+_FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count", PADDING)
+_COPY = 1 << 26
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of the file, the bytes copied and those there are in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """What is to be done: values to set, in their order, and keys to take away."""
+
+    set: Mapping[str, Value]
+    remove: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an edit comes to.
+
+    before     key-values as they are
+    after      and as they will be
+    in_place   the data stay where they are; else the file is copied
+    """
+
+    path: Path
+    before: Mapping[str, Value]
+    after: Mapping[str, Value]
+    in_place: bool
+    old: bytes
+    new: bytes
+
+
+def first_part(path: Path) -> Path:
+    """The file that has the key-values: of a split one the first part, links followed."""
+    return path.with_name(gguf_file.first_part(path.name)).resolve()
+
+
+def read(path: Path) -> tuple[Header, bytes]:
+    """Header of a file, and its bytes up to the data. Raises UsageError and SourceError."""
+    if not path.is_file():
+        raise UsageError(f"{path}: expected a GGUF file, there is none")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            foreign = {kind.id: name for name, kind in shipped().types.items()}
+            found = read_header(file, size, str(path), foreign=foreign)
+            file.seek(0)
+            return found, file.read(min(found.data_at, size))
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from error
+
+
+def prepare(path: Path, edit: Edit) -> Change:
+    """See what an edit comes to; nothing is written.
+
+    Raises UsageError for keys that are not there or must stay, and where an earlier edit of this
+    file was interrupted.
+    """
+    if kept(path).exists():
+        raise UsageError(
+            f"{path}: an earlier edit was interrupted: {kept(path).name} holds the header it had",
+            hint="ggufmix meta FILE --restore puts it back",
+        )
+    found, old = read(path)
+    for key in (*edit.set, *edit.remove):
+        if key in _FIXED:
+            raise UsageError(f"{key} says how the file is laid out, it cannot be edited")
+    missing = [key for key in edit.remove if key not in found.values]
+    if missing:
+        raise UsageError(f"{path}: has no key {missing[0]}", hint="nothing was changed")
+    for name in (*found.values, *(info.name for info in found.tensors)):
+        if "\ufffd" in name:
+            raise SourceError(f"{path}: {name!r}: expected a name in UTF-8")
+    after = {k: v for k, v in found.values.items() if k not in (*edit.remove, PADDING)}
+    after |= edit.set
+    new, filled = _of_size(after, found, len(old))
+    return Change(path, found.values, filled, len(new) == len(old), old, _sealed(new, filled))
+
+
+def _of_size(
+    values: Mapping[str, Value], found: Header, room: int
+) -> tuple[bytes, Mapping[str, Value]]:
+    """A header that fills `room` if there is one, else the shortest; and its values."""
+    shortest = _header(values, found.tensors, found.alignment)
+    if len(shortest) >= room:
+        return shortest, values
+    least = len(_header({**values, PADDING: text("")}, found.tensors, found.alignment))
+    if least > room:
+        return shortest, values
+    filled = {**values, PADDING: text(" " * (room - least))}
+    return _header(filled, found.tensors, found.alignment), filled
+
+
+def _header(values: Mapping[str, Value], infos: Iterable[TensorInfo], alignment: int) -> bytes:
+    try:
+        return header(values, infos, alignment)
+    except ModelError as error:
+        raise UsageError(str(error)) from error
+
+
+def _sealed(new: bytes, values: Mapping[str, Value]) -> bytes:
+    if checksums.HEADER not in values:
+        return new
+    tensors = values[checksums.TENSORS].data if checksums.TENSORS in values else ()
+    return checksums.sealed(new, values, tensors)
+
+
+def apply(change: Change, *, progress: Progress | None = None) -> None:
+    """Do it. Raises WriteError; the file is then as it was, or `restore` makes it so."""
+    try:
+        if change.in_place:
+            _replace_header(change)
+        else:
+            _copy(change, progress)
+    except OSError as error:
+        raise WriteError(f"{change.path}: {error.strerror}") from error
+
+
+def restore(path: Path) -> None:
+    """Put back the header that an interrupted edit has kept. Raises UsageError if none did."""
+    if not kept(path).exists():
+        raise UsageError(f"{path}: no edit was interrupted, there is no {kept(path).name}")
+    try:
+        _put(path, kept(path).read_bytes())
+        kept(path).unlink()
+    except OSError as error:
+        raise WriteError(f"{path}: {error.strerror}") from error
+
+
+def kept(path: Path) -> Path:
+    """Where the old header is while the new one is being written."""
+    return path.with_name(f"{path.name}.header")
+
+
+def _replace_header(change: Change) -> None:
+    aside = kept(change.path)
+    whole = aside.with_name(aside.name + ".part")
+    with whole.open("wb") as file:
+        file.write(change.old)
+        os.fsync(file.fileno())
+    os.replace(whole, aside)
+    _sync(change.path.parent)
+    _put(change.path, change.new)
+    aside.unlink()
+
+
+def _put(path: Path, head: bytes) -> None:
+    with path.open("r+b") as file:
+        file.write(head)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _copy(change: Change, progress: Progress | None) -> None:
+    source, target = change.path, change.path.with_name(change.path.name + ".part")
+    try:
+        with source.open("rb") as old, target.open("xb") as new:
+            new.write(change.new)
+            new.flush()
+            at, end = len(change.old), os.fstat(old.fileno()).st_size
+            first = at
+            os.lseek(new.fileno(), len(change.new), os.SEEK_SET)
+            while at < end:
+                n = _move(old.fileno(), new.fileno(), at, min(_COPY, end - at))
+                if n == 0:
+                    raise OSError(errno.EIO, "ended while it was being copied")
+                at += n
+                if progress is not None:
+                    progress(source.name, at - first, end - first)
+            os.fchmod(new.fileno(), os.fstat(old.fileno()).st_mode & 0o7777)
+            os.fsync(new.fileno())
+        os.replace(target, source)
+        _sync(source.parent)
+    except FileExistsError as error:
+        raise WriteError(f"{target} exists: another run is writing it, or one has died") from error
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def _move(old: int, new: int, at: int, n: int) -> int:
+    """Copy within the kernel; between file systems that cannot, by hand."""
+    try:
+        return os.copy_file_range(old, new, n, offset_src=at)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (
+            errno.EXDEV,
+            errno.EINVAL,
+            errno.ENOSYS,
+            errno.EOPNOTSUPP,
+        ):
+            raise
+    data = os.pread(old, min(n, 1 << 22), at)
+    return os.write(new, data)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
