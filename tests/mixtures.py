@@ -75,7 +75,7 @@ class Mixture(Case):
 
 @dataclass(frozen=True)
 class Latent(Mixture):
-    """A checkpoint of DeepSeek or Kimi."""
+    """A checkpoint of DeepSeek, Kimi or GLM-4.7-Flash."""
 
     @property
     def wrapped(self) -> bool:
@@ -83,7 +83,8 @@ class Latent(Mixture):
 
     @property
     def kind(self) -> str:
-        return "deepseek_v2" if self.hf_class.startswith("DeepseekV2") else "deepseek_v3"
+        kinds = {"DeepseekV2ForCausalLM": "deepseek_v2", "Glm4MoeLiteForCausalLM": "glm4_moe_lite"}
+        return kinds.get(self.hf_class, "deepseek_v3")
 
     def raw_config(self) -> dict[str, Any]:
         """config.json."""
@@ -275,6 +276,12 @@ MIXTURES = (
         "kimi-wrapped",
         "KimiK25ForConditionalGeneration",
         _v3(n_group=1, topk_group=1, **_scaled("yarn", 1.0)),
+    ),
+    Latent(
+        "glm4moe-lite-mtp",
+        "Glm4MoeLiteForCausalLM",
+        _v3(scoring_func=None, n_group=1, topk_group=1, num_nextn_predict_layers=1),
+        mtp=1,
     ),
     Glm("glm4moe-mtp", GLM, _glm(num_nextn_predict_layers=1), mtp=1),
     Glm("glm4moe-norms", GLM, _glm(use_qk_norm=True, attention_bias=False, n_shared_experts=2)),

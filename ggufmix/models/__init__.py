@@ -19,6 +19,7 @@ from ..tensor import Tensor
 from . import (
     deepseek2,
     falcon_h1,
+    glm4_moe_lite,
     glm4moe,
     gpt_oss,
     granite,
@@ -47,6 +48,11 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
     "DeepseekV2ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V2, deepseek2.place),
     "DeepseekV3ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),
     "KimiK25ForConditionalGeneration": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),
+    "Glm4MoeLiteForCausalLM": (
+        MODEL_ARCH.DEEPSEEK2,
+        glm4_moe_lite.DEFAULTS,
+        glm4_moe_lite.place,
+    ),
     "Glm4MoeForCausalLM": (MODEL_ARCH.GLM4_MOE, glm4moe.DEFAULTS, glm4moe.place),
     "GptOssForCausalLM": (MODEL_ARCH.GPT_OSS, gpt_oss.DEFAULTS, gpt_oss.place),
 } | {

@@ -14,13 +14,14 @@ from gguf import MODEL_ARCH, Keys
 
 from ..container import Value, boolean, f32, u32
 from ..errors import ModelError
+from .block import Block
 from .claims import Claims
 from .config import Config
 from .decoder import only_ropes, place_decoder
 from .latent import Latent
 from .mixture import Mixture
 from .model import Model
-from .mtp import behind_the_last
+from .mtp import behind_the_last, place_head
 
 _COMMON: Mapping[str, Any] = {
     "hidden_act": "silu",
@@ -79,9 +80,17 @@ _OTHERWISE = "llama.cpp would load the file and compute something else"
 
 def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     """Place a checkpoint of this family. MTP blocks are left out whatever `mtp` says: llama.cpp has
-    none in this architecture.
+    none of these models.
     """
     del mtp
+    if further := behind_the_last(claims, config.integer("num_hidden_layers")):
+        claims.leave_out(further, "of MTP blocks, which llama.cpp does not have for this model")
+    config = config.filled(head_dim=config.integer("qk_rope_head_dim"))
+    return place_latent(arch, config, claims, 0)
+
+
+def place_latent(arch: MODEL_ARCH, config: Config, claims: Claims, n_mtp: int) -> Model:
+    """Place a checkpoint whose layers are built like DeepSeek's, `n_mtp` MTP blocks behind them."""
     gate = config.defaults["scoring_func"]
     for key, value in (
         ("attention_bias", False),
@@ -101,20 +110,24 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
             hint=f"llama.cpp takes a model of {layers} layers for one without latent queries",
         )
     mixture = Mixture.read(config, bias=gate == "sigmoid")
-    values = _values(config, attention, mixture)
-    if further := behind_the_last(claims, layers):
-        claims.leave_out(further, "of MTP blocks, which llama.cpp does not have for this model")
+
+    def feed_forward(block: Block) -> None:
+        mixture.place(block)
+        if block.layer is not None and block.layer >= layers:
+            place_head(block, config.integer("vocab_size"), mixture.hidden)
+
     return place_decoder(
         arch,
-        config.filled(num_key_value_heads=attention.heads, head_dim=attention.rope),
+        config.filled(num_key_value_heads=attention.heads),
         claims,
         attention=attention.place,
-        feed_forward=mixture.place,
-        values=values,
+        feed_forward=feed_forward,
+        values=_values(config, attention, mixture, n_mtp),
+        mtp_blocks=n_mtp,
     )
 
 
-def _values(config: Config, attention: Latent, mixture: Mixture) -> dict[str, Value]:
+def _values(config: Config, attention: Latent, mixture: Mixture, n_mtp: int) -> dict[str, Value]:
     """The keys of this family, in the converter's order.
 
     To llama.cpp there is one head of keys and values. Beyond the converter, a rank of 0 says that
@@ -137,7 +150,10 @@ def _values(config: Config, attention: Latent, mixture: Mixture) -> dict[str, Va
     if config.find("norm_topk_prob"):
         values[Keys.LLM.EXPERT_WEIGHTS_NORM] = boolean(True)
     values[Keys.Rope.DIMENSION_COUNT] = u32(attention.rope)
-    return values | _yarn(config)
+    values |= _yarn(config)
+    if n_mtp:
+        values[Keys.LLM.NEXTN_PREDICT_LAYERS] = u32(n_mtp)
+    return values
 
 
 def _yarn(config: Config) -> dict[str, Value]:

@@ -20,7 +20,7 @@ from .config import Config
 from .decoder import Attention, only_ropes, place_decoder
 from .mixture import Mixture
 from .model import Model
-from .mtp import behind_the_last, mtp_blocks
+from .mtp import behind_the_last, mtp_blocks, place_head
 
 DEFAULTS: Mapping[str, Any] = {
     "attention_bias": False,
@@ -64,7 +64,7 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     def feed_forward(block: Block) -> None:
         mixture.place(block)
         if block.layer is not None and block.layer >= n_layers:
-            _mtp_head(block, config.integer("vocab_size"), hidden)
+            place_head(block, config.integer("vocab_size"), hidden)
 
     return place_decoder(
         arch,
@@ -75,18 +75,6 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
         values=_values(config, attention, mixture, n_mtp),
         mtp_blocks=n_mtp,
     )
-
-
-def _mtp_head(block: Block, vocab_rows: int, hidden: int) -> None:
-    """What joins the last hidden state and the next token's embedding in front of a block, and the
-    block's own embedding and output matrix, which a checkpoint may leave to the model's.
-    """
-    block.place("eh_proj.weight", hidden, 2 * hidden)
-    for norm in ("enorm", "hnorm", "shared_head.norm"):
-        block.place(f"{norm}.weight", hidden)
-    for matrix in ("embed_tokens", "shared_head.head"):
-        if f"{matrix}.weight" in block:
-            block.place(f"{matrix}.weight", vocab_rows, hidden)
 
 
 def _values(config: Config, attention: Attention, mixture: Mixture, n_mtp: int) -> dict[str, Value]:

@@ -24,7 +24,7 @@ from .config import Config
 from .delta_net import minus_exp
 from .hybrid import attention_layers, heads_by_block, place_hybrid
 from .latent import Latent
-from .mixture import Mixture
+from .mixture import Mixture, leading_dense
 from .model import Model
 
 DEFAULTS: dict[MODEL_ARCH, Mapping[str, Any]] = {
@@ -167,22 +167,12 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
 
 def _mixture(config: Config) -> Mixture:
     """The feed-forward networks, as Kimi's own config spells them or as transformers does."""
-    kinds, n_layers = config.find("mlp_layer_types"), config.integer("num_hidden_layers")
-    stated = config.filled(
-        first_k_dense_replace=kinds.count("dense") if isinstance(kinds, list) else 1
-    )
-    dense = stated.integer("first_k_dense_replace", least=0)
-    if kinds is not None and kinds != ["dense"] * dense + ["sparse"] * (n_layers - dense):
-        raise ModelError(
-            f"config.json: mlp_layer_types: expected {dense} dense (first_k_dense_replace) in "
-            f"front of sparse ones, got {kinds!r}"
-        )
     return Mixture(
         config.integer("hidden_size"),
         config.integer("num_experts", "num_local_experts"),
         config.integer("moe_intermediate_size"),
         config.integer("num_shared_experts", "n_shared_experts"),
-        dense,
+        leading_dense(config),
         config.integer("intermediate_size"),
         bias=True,
         prefix="block_sparse_moe.",

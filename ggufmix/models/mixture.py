@@ -46,7 +46,7 @@ class Mixture:
             routed(config),
             config.integer("moe_intermediate_size"),
             config.integer("n_shared_experts"),
-            config.integer("first_k_dense_replace", least=0),
+            leading_dense(config),
             config.integer("intermediate_size"),
             bias,
         )
@@ -94,3 +94,20 @@ def routed(config: Config) -> int:
                 f"got {config.integer('topk_group')}"
             )
     return n
+
+
+def leading_dense(config: Config) -> int:
+    """How many blocks in front have a plain network: `first_k_dense_replace`, or a word for each
+    block in `mlp_layer_types`; 1 if neither is stated.
+
+    Raises ModelError if plain networks lie elsewhere too.
+    """
+    kinds, n_layers = config.find("mlp_layer_types"), config.integer("num_hidden_layers")
+    listed = kinds.count("dense") if isinstance(kinds, list) else 1
+    dense = config.filled(first_k_dense_replace=listed).integer("first_k_dense_replace", least=0)
+    if kinds not in (None, ["dense"] * dense + ["sparse"] * (n_layers - dense)):
+        raise ModelError(
+            f"config.json: mlp_layer_types: expected {dense} dense (first_k_dense_replace) in "
+            f"front of sparse ones, got {kinds!r}"
+        )
+    return dense

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from .block import Block
 from .claims import Claims
 
 
@@ -38,3 +39,15 @@ def behind_the_last(claims: Claims, n_layers: int) -> tuple[str, ...]:
     """
     prefixes = [f"model.layers.{i}." for i in claims.numbers("model.layers.") if i >= n_layers]
     return tuple(prefix for prefix in prefixes if f"{prefix}eh_proj.weight" in claims)
+
+
+def place_head(block: Block, vocab_rows: int, hidden: int) -> None:
+    """Place what joins the last hidden state and the next token's embedding in front of a block,
+    and the block's own embedding and output matrix, which a checkpoint may leave to the model's.
+    """
+    block.place("eh_proj.weight", hidden, 2 * hidden)
+    for norm in ("enorm", "hnorm", "shared_head.norm"):
+        block.place(f"{norm}.weight", hidden)
+    for matrix in ("embed_tokens", "shared_head.head"):
+        if f"{matrix}.weight" in block:
+            block.place(f"{matrix}.weight", vocab_rows, hidden)

@@ -45,6 +45,7 @@ Placed = Callable[..., Model]
                 "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
             },
         ),
+        ("GLM-4.7-Flash", Latent, "Glm4MoeLiteForCausalLM", {"first_k_dense_replace": 1}),
         (
             "GLM-4.5-Air",
             Glm,
@@ -189,7 +190,9 @@ def test_the_option_that_a_note_names(
     assert kl(want, run(model)) < 1e-6
 
 
-@pytest.mark.parametrize("name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "gpt-oss"])
+@pytest.mark.parametrize(
+    "name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "glm4moe-lite-mtp", "gpt-oss"]
+)
 def test_what_transformers_saves(name: str, placed: Placed, tmp_path: Path) -> None:
     """A checkpoint that went through transformers, as fine-tunes do, is the same model, without
     its MTP blocks.
