@@ -40,9 +40,13 @@ class Packing:
     about: Mapping[str, Any]
     which: str = "_proj.weight"
 
-    def checkpoint(self) -> tuple[dict[str, Any], packings.Arrays, packings.Arrays]:
-        """config.json, the tensors, and the tensors with their values in float32."""
-        case = CASES[self.case]
+    def checkpoint(
+        self, case: Case | None = None
+    ) -> tuple[dict[str, Any], packings.Arrays, packings.Arrays]:
+        """config.json, the tensors, and the tensors with their values in float32; of the case, or
+        of one that is like it.
+        """
+        case = case or CASES[self.case]
         packed: packings.Arrays = {}
         plain: packings.Arrays = {}
         for name, values in case.arrays().items():
