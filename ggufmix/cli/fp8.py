@@ -1,0 +1,242 @@
+"""`ggufmix fp8` and `ggufmix dequantize`."""
+
+# SPDX-License-Identifier: MIT
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .options import Json, Threads
+from .said import note, shown
+
+if TYPE_CHECKING:
+    from ..fp8.converting import Planned
+    from ..fp8.reviewing import Review
+
+Checkpoint = Annotated[
+    Path | None,
+    typer.Argument(metavar="SRC", help="Checkpoint: a directory with config.json and safetensors."),
+]
+InputDir = Annotated[
+    Path | None,
+    typer.Option("--input-dir", "--input_dir", metavar="SRC", help="Another way to give SRC."),
+]
+Folder = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", "--output-dir", "--output_dir", metavar="DIR", help="Folder to write."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write into a folder that has files in it.")
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size", metavar="5GB", help="Split the weights anew; by default as SRC does."
+    ),
+]
+
+
+def fp8(
+    src: Checkpoint = None,
+    *,
+    out: Folder,
+    input_dir: InputDir = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            "--mode",
+            "--calib-mode",
+            "--calib_mode",
+            metavar="rms|max|percentile|mse",
+            help="How the scale of a block is found.",
+        ),
+    ] = None,
+    rms_factor: Annotated[
+        float | None,
+        typer.Option("--rms-factor", "--rms_factor", metavar="K", help="rms: K times RMS is 448."),
+    ] = None,
+    percentile: Annotated[
+        float | None,
+        typer.Option(
+            "--percentile",
+            "--calib-percentile",
+            "--calib_percentile",
+            metavar="P",
+            help="percentile: that of the magnitudes is 448.",
+        ),
+    ] = None,
+    grid: Annotated[
+        int | None,
+        typer.Option(
+            "--grid",
+            "--mse-grid-size",
+            "--mse_grid_size",
+            metavar="N",
+            help="mse: scales that are tried.",
+        ),
+    ] = None,
+    activation_stats: Annotated[
+        Path | None,
+        typer.Option(
+            "--activation-stats",
+            "--activation_stats",
+            metavar="FILE",
+            help="What rms and mse weigh columns by: of `calibrate`, a GGUF imatrix, or JSON.",
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(metavar="any|pow2", help="pow2: powers of two, which engines leave be.")
+    ] = "any",
+    scale_dtype: Annotated[
+        str,
+        typer.Option(
+            "--scale-dtype", "--scale_dtype", metavar="bf16|f32", help="What scales are stored in."
+        ),
+    ] = "bf16",
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="conservative|official",
+            help="What becomes FP8; official: out_proj and shared expert too.",
+        ),
+    ] = "conservative",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Modules that stay as they are; repeatable."),
+    ] = None,
+    quantize: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Modules that become FP8; repeatable."),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the work is done.")
+    ] = "auto",
+    max_shard_size: ShardSize = None,
+    verify_samples: Annotated[
+        int,
+        typer.Option(
+            "--verify-samples",
+            "--verify_samples",
+            min=0,
+            metavar="N",
+            help="FP8 weights of each file that are read back.",
+        ),
+    ] = 5,
+    skip_verify: Annotated[
+        bool,
+        typer.Option("--skip-verify", "--skip_verify", help="Read nothing back, fail nothing."),
+    ] = False,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint in block FP8, for vLLM, SGLang and transformers."""
+    from .. import progress
+    from ..fp8 import converting
+    from ..fp8.coding import Search
+
+    given = {"mode": mode, "factor": rms_factor, "percentile": percentile, "grid": grid}
+    options = converting.Options(
+        preset=preset,
+        keep=tuple(keep or ()),
+        quantize=tuple(quantize or ()),
+        search=Search(**{k: v for k, v in given.items() if v is not None}),  # type: ignore[arg-type]
+        scale_dtype=_one_of("--scale-dtype", scale_dtype, ("bf16", "f32")),
+        pow2=_one_of("--scale", scale, ("any", "pow2")) == "pow2",
+        statistics=activation_stats,
+        max_shard_size=None if max_shard_size is None else converting.bytes_of(max_shard_size),
+        verify_samples=verify_samples,
+        verify=not skip_verify,
+    )
+    with progress.shown() as bar:
+        result = converting.convert(
+            _source(src, input_dir),
+            out,
+            options,
+            threads=threads,
+            overwrite=overwrite,
+            progress=bar.step,
+            announce=_announce,
+        )
+    _report(result.review, out, as_json=as_json, extra={"written": _written(result.planned)})
+
+
+def _source(src: Path | None, input_dir: Path | None) -> Path:
+    if (src is None) == (input_dir is None):
+        got = "neither" if src is None else "both"
+        raise UsageError(f"expected SRC, or --input-dir, got {got}")
+    return src or input_dir  # type: ignore[return-value]
+
+
+def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
+    if given.lower() not in known:
+        raise UsageError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
+    return given.lower()
+
+
+def _announce(planned: "Planned") -> None:
+    from .. import report
+
+    for sentence in planned.warnings:
+        print(f"warning: {shown(sentence)}", file=sys.stderr)
+    for name, why in planned.side.left:
+        note(f"not copied: {name} ({why})")
+    if planned.choice is not None:
+        fp8 = sum(d.fp8 for d in planned.choice.decisions)
+        note(
+            f"{fp8} weights become FP8, {len(planned.choice.decisions) - fp8} stay as they are; "
+            f"{report.size(planned.size)} in {len(planned.shards)} files"
+        )
+
+
+def _written(planned: "Planned") -> dict[str, Any]:
+    return {
+        "bytes": planned.size,
+        "files": [shard.name for shard in planned.shards],
+        "copied": list(planned.side.copied),
+        "left": [{"name": name, "reason": why} for name, why in planned.side.left],
+        "warnings": list(planned.warnings),
+    }
+
+
+def show_review(review: "Review", title: str, *, as_json: bool) -> None:
+    """Print what `ggufmix.fp8.rereading.verify` found. Exit 1 where something failed."""
+    _report(review, Path(title), as_json=as_json, extra={})
+
+
+def _report(review: "Review", out: Path, *, as_json: bool, extra: dict[str, Any]) -> None:
+    from .. import report
+    from ..fp8 import reviewing
+
+    if as_json:
+        print(json.dumps({**review.as_dict(), **extra}, indent=1))
+    else:
+        screen = report.console()
+        for weight in review.weights:
+            if weight.verdict != "GOOD":
+                lost = weight.lost
+                what = weight.problem or (
+                    f"rel. RMSE {100 * lost.rrmse:.3f} %, "
+                    f"saturated {100 * lost.saturated_share:.4f} %, "
+                    f"flushed {100 * lost.flushed_share:.4f} %"
+                )
+                print(f"{weight.verdict}: {weight.name}: {what}")
+        for problem in review.problems:
+            print(f"FAIL: {problem}")
+        for title, rows in reviewing.summary(review):
+            if title:
+                print(f"\n{title}")
+            width = max(len(row) for row in rows)
+            screen.print(report.table([""] * width, [[*r, *[""] * (width - len(r))] for r in rows]))
+        for number, sentence in enumerate(reviewing.recommendations(review), 1):
+            print(f"\n{number}. {sentence}")
+        print(f"\n{out}: {reviewing.closing(review)}")
+        sys.stdout.flush()
+    if review.verdict == "FAIL":
+        raise typer.Exit(1)

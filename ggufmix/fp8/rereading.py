@@ -1,0 +1,289 @@
+"""What is on disk, beside what it was made from: FP8 weights measured, everything else compared."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import sources
+from ..errors import ModelError
+from ..sources import Checkpoint, Packed, StoredTensor
+from ..sources.layout import INDEX
+from ..writing import Made, Progress, run, thread_count
+from . import config, places
+from .choosing import Choice, not_converted
+from .jobs import spans
+from .losses import Lost, measured
+from .naming import WEIGHT, Matrix, matrices
+from .reviewing import Review, Reviewed
+
+CLOSE = 1e-6
+"""Relative difference of error sums that are added up in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Of some rows: what FP8 cost them, or how many bytes are not those of the source."""
+
+    lost: Lost
+    differing: int = 0
+
+    def __add__(self, other: _Seen) -> _Seen:
+        return _Seen(self.lost + other.lost, self.differing + other.differing)
+
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """An FP8 weight of the output beside the matrix that it was."""
+
+    name: str
+    matrix: Matrix
+    packed: Packed
+    extents: tuple[()] = ()
+
+    @property
+    def source_bytes(self) -> int:
+        return self.matrix.tensor.n_values * self.matrix.tensor.dtype.itemsize
+
+    @property
+    def n_rows(self) -> int:
+        return self.matrix.tensor.n_rows
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        return spans(self.n_rows, self.source_bytes // max(self.n_rows, 1), self.packed.unit)
+
+    def make(self, start: int, stop: int) -> Made[_Seen]:
+        w = self.matrix.tensor.rows(start, stop)
+        d = self.packed.rows(start, stop)
+        codes = self.packed.weight.raw(start, stop)
+        return Made((), _Seen(measured(w, d.astype(np.float32, copy=False), codes)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparing:
+    """A tensor of the output beside the one that it is a copy of."""
+
+    name: str
+    here: StoredTensor
+    there: StoredTensor
+    extents: tuple[()] = ()
+
+    @property
+    def source_bytes(self) -> int:
+        return self.there.n_rows * self.there.row_bytes
+
+    @property
+    def n_rows(self) -> int:
+        return self.there.n_rows
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        return spans(self.n_rows, self.there.row_bytes)
+
+    def make(self, start: int, stop: int) -> Made[_Seen]:
+        differ = self.here.raw(start, stop) != self.there.raw(start, stop)
+        return Made((), _Seen(Lost(), int(differ.sum())))
+
+
+def reread(
+    source: Checkpoint,
+    out: Path,
+    choice: Choice,
+    weights: Sequence[Reviewed],
+    calibration: str,
+    samples: int,
+    threads: int | None = None,
+) -> Review:
+    """Read back some of what was just written: of each file `samples` FP8 weights, which have to
+    cost what they cost when they were made, and everything that was copied.
+    """
+    with sources.open_checkpoint(out) as written:
+        by_name = {f"{m.module}{WEIGHT}": m for m in choice.quantized}
+        shown = sources.presented(written.tensors, written.config)
+        by_file: dict[str, list[Packed]] = {}
+        for packed in shown.packed:
+            by_file.setdefault(packed.weight.file, []).append(packed)
+        jobs: list[Any] = [
+            _Measuring(packed.name, by_name[packed.name], packed)
+            for of_file in by_file.values()
+            for packed in _spread(of_file, samples)
+        ]
+        n_read = len(jobs)
+        copies = _copies(written, source, {p.name for p in shown.packed})
+        seen = run([*jobs, *copies], threads=thread_count(threads))
+    problems = [
+        f"{name}: {found.differing} bytes on disk are not those of the source"
+        for name, found in seen.items()
+        if found.differing
+    ]
+    checked = []
+    for weight in weights:
+        found = seen.get(weight.name)
+        if found is not None and not _alike(found.lost, weight.lost):
+            what = "what is on disk is not what was written"
+            checked.append(replace(weight, lost=found.lost, problem=what))
+        else:
+            checked.append(weight)
+    return Review(
+        calibration,
+        len(written.files),
+        tuple(checked),
+        len(copies),
+        len(copies),
+        n_read,
+        tuple(problems),
+    )
+
+
+def verify(
+    directory: str | os.PathLike[str],
+    against: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Review:
+    """Compare an FP8 checkpoint with the one that it was made from, whoever made it.
+
+    Every FP8 weight is measured, every other tensor compared byte by byte; then the config, its
+    list of modules, the index, and what lies beside. Raises the errors of ggufmix.errors where one
+    of them cannot be read, ModelError where `directory` holds no FP8 weight.
+    """
+    with sources.open_checkpoint(directory) as made, sources.open_checkpoint(against) as source:
+        shown = sources.presented(made.tensors, made.config)
+        eight = {p.name: p for p in shown.packed if p.packing == "FP8"}
+        if not eight:
+            raise ModelError(f"{made.where}: expected weights in FP8, there are none")
+        parts = dict(matrices(source.tensors))
+        by_name = {f"{m.module}{WEIGHT}": m for found in parts.values() for m in found}
+        problems: list[str] = []
+        jobs: list[Any] = []
+        for name, packed in eight.items():
+            matrix = by_name.get(name)
+            if matrix is None:
+                problems.append(f"{name}: the source has no such weight")
+            elif matrix.tensor.shape != packed.shape:
+                got, expected = list(packed.shape), list(matrix.tensor.shape)
+                problems.append(f"{name}: expected shape {expected} of the source, got {got}")
+            else:
+                jobs.append(_Measuring(name, matrix, packed))
+        copies = _copies(made, source, eight)
+        gone = _gone(made, source, parts, eight)
+        problems += [f"{name}: of the source, is not there" for name in gone]
+        problems += _odd(made, source, eight)
+        problems += _config_problems(made, source, {n.removesuffix(WEIGHT) for n in eight})
+        problems += _index_problems(made)
+        problems += _side_problems(made, source)
+        seen = run([*jobs, *copies], threads=thread_count(threads), progress=progress)
+        problems += [
+            f"{job.name}: {seen[job.name].differing} bytes are not those of the source"
+            for job in copies
+            if job.name in seen and seen[job.name].differing
+        ]
+        weights = tuple(
+            Reviewed(
+                job.name, job.packed.shape, seen[job.name].lost if job.name in seen else Lost()
+            )
+            for job in jobs
+        )
+        n_files = len(made.files)
+    n = len(copies)
+    return Review(None, n_files, weights, n, n, len(weights), tuple(problems))
+
+
+def _spread(packed: Sequence[Packed], samples: int) -> Sequence[Packed]:
+    """So many of them, from all over, the same ones every time."""
+    n = len(packed)
+    return [packed[i * n // samples] for i in range(samples)] if samples < n else packed
+
+
+def _alike(a: Lost, b: Lost) -> bool:
+    return a.sums.count == b.sums.count and all(
+        math.isclose(x, y, rel_tol=CLOSE, abs_tol=1e-300)
+        for x, y in ((a.sums.ee, b.sums.ee), (a.sums.ww, b.sums.ww), (a.sums.e, b.sums.e))
+    )
+
+
+def _copies(made: Checkpoint, source: Checkpoint, packed: Any) -> list[_Comparing]:
+    """Tensors that both have, alike in dtype and shape."""
+    return [
+        _Comparing(name, tensor, there)
+        for name, tensor in made.tensors.items()
+        if name not in packed
+        and (there := source.tensors.get(name)) is not None
+        and (there.stored, there.shape) == (tensor.stored, tensor.shape)
+    ]
+
+
+def _gone(
+    made: Checkpoint,
+    source: Checkpoint,
+    parts: Mapping[str, Sequence[Matrix]],
+    eight: Mapping[str, Packed],
+) -> Iterator[str]:
+    for name in source.tensors:
+        if name not in made.tensors:
+            for matrix in parts.get(name) or (None,):
+                whole = f"{matrix.module}{WEIGHT}" if matrix is not None else name
+                if whole not in eight:
+                    yield whole
+
+
+def _odd(made: Checkpoint, source: Checkpoint, eight: Mapping[str, Packed]) -> Iterator[str]:
+    """Sentences on tensors that are neither FP8, nor scales, nor copies."""
+    scales = {part.name for packed in eight.values() for part in packed.parts}
+    for name, tensor in made.tensors.items():
+        if name in scales:
+            continue
+        there = source.tensors.get(name)
+        got = f"{tensor.stored} {list(tensor.shape)}"
+        if there is None:
+            yield f"{name}: the source has no such tensor"
+        elif (there.stored, there.shape) != (tensor.stored, tensor.shape):
+            yield f"{name}: expected {there.stored} {list(there.shape)} of the source, got {got}"
+
+
+def _config_problems(made: Checkpoint, source: Checkpoint, modules: set[str]) -> Iterator[str]:
+    about = made.config.get(config.KEY)
+    if not isinstance(about, dict):
+        yield "config.json: expected a quantization_config, there is none: nothing reads the scales"
+        return
+    listed = about.get("modules_to_not_convert") or about.get("ignored_layers") or []
+    expected = set(not_converted(source.tensors, modules, source.config))
+    for name in sorted(expected - set(listed)):
+        yield f"config.json: {name} is not FP8, but modules_to_not_convert does not name it"
+    there = {name.rpartition(".")[0] for name in source.tensors}
+    inside = {"lm_head", *expected, *modules}
+    for name in sorted(set(map(str, listed)) - there - inside):
+        if not any(module.startswith(f"{name}.") for module in there):
+            yield f"config.json: modules_to_not_convert names {name}, which does not exist"
+    for name in sorted(set(map(str, listed)) & modules):
+        yield f"config.json: modules_to_not_convert names {name}, which is FP8"
+    if config.plain(made.config) != config.plain(source.config):
+        before, after = config.plain(source.config), config.plain(made.config)
+        keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+        yield f"config.json: other values than in the source: {', '.join(keys)}"
+
+
+def _index_problems(made: Checkpoint) -> Iterator[str]:
+    index = made.json(INDEX)
+    stated = (index or {}).get("metadata", {})
+    size = sum(t.n_rows * t.row_bytes for t in made.tensors.values())
+    if index is not None and isinstance(stated, dict) and stated.get("total_size", size) != size:
+        yield f"{INDEX}: expected a total_size of {size}, got {stated['total_size']}"
+
+
+def _side_problems(made: Checkpoint, source: Checkpoint) -> Iterator[str]:
+    own = [f.name for f in source.files]
+    for name in places.side_files(source.directory, own).copied:
+        here, there = made.directory / name, source.directory / name
+        if not here.is_file():
+            yield f"{name}: lies beside the source, but not here"
+        elif here.stat().st_size != there.stat().st_size or here.read_bytes() != there.read_bytes():
+            yield f"{name}: is not that of the source"
