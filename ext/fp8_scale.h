@@ -131,6 +131,7 @@ static double squared_error(const struct fp8_occurring *o, float scale) {
 #endif
 }
 
+/* From the scale of max to twice that: a smaller one has the same mantissas, and saturates. */
 static float least_squares(const struct fp8_block *b, const struct fp8_search *how, const double *weight,
                            struct fp8_scratch *scratch) {
     struct fp8_occurring o = occurring(b, weight, scratch);
@@ -154,7 +155,8 @@ static float scale_of(const struct fp8_block *b, const struct fp8_search *how, c
     double top = float_of((uint32_t)b->top), reach = top;
     if (top == 0) return 1;
     if (weight == NULL || weighed_squares(b, weight) == 0) weight = even;
-    if (how->mode == MODE_MSE) return least_squares(b, how, weight, scratch);
+    /* A power of two more has no value that is not there already, one less saturates: nothing to search. */
+    if (how->mode == MODE_MSE && how->stored != STORED_POW2) return least_squares(b, how, weight, scratch);
     if (how->mode == MODE_RMS) reach = how->factor * root_mean_square(b, weight);
     if (how->mode == MODE_PERCENTILE) reach = percentile_of(b, how->percentile);
     return stored_scale(how->stored, (reach > 0 ? reach : top) / 448);

@@ -37,21 +37,23 @@ _DTYPES: dict[np.dtype[Any], int] = {
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """How the scale of a block is found.
+    """How the scale of a block is found, and with it what is larger than 448 scales and saturates.
 
-    mode        max: the largest magnitude becomes 448
+    mode        mse: of `grid` scales from that of max to twice that, the one with the least sum of
+                squared errors; it never saturates. Among powers of two there is nothing to find:
+                it is max
+                max: the largest magnitude becomes 448
                 rms: `factor` times the root mean square becomes 448
                 percentile: this percentile of the magnitudes becomes 448
-                mse: of `grid` scales from that of max to twice that, the one with the least
-                squared error
     factor      of rms, above 0
-    percentile  above 0, to 100; between two ranks interpolated linearly
+    percentile  above 0, to 100; between two ranks linear, as in torch.quantile
     grid        candidates of mse, at least 1
-    What is larger than 448 scales saturates. Raises UsageError.
+    Where rms or percentile would give zero for a block that is not, max is taken. What the modes
+    cost is in docs/fp8-modes.md. Raises UsageError.
     """
 
     mode: Mode = "mse"
-    factor: float = 5.0
+    factor: float = 8.0
     percentile: float = 99.9
     grid: int = 50
 
@@ -59,11 +61,11 @@ class Search:
         if self.mode not in _MODES:
             raise UsageError(f"expected a mode, one of {', '.join(_MODES)}; got {self.mode}")
         if not (self.factor > 0 and math.isfinite(self.factor)):
-            raise UsageError(f"expected an rms factor above 0, got {self.factor}")
+            raise UsageError(f"expected an rms factor above 0, got {self.factor:g}")
         if not 0 < self.percentile <= 100:
-            raise UsageError(f"expected a percentile above 0 and up to 100, got {self.percentile}")
+            raise UsageError(f"expected a percentile above 0, to 100; got {self.percentile:g}")
         if self.grid < 1:
-            raise UsageError(f"expected a grid of at least 1 candidate, got {self.grid}")
+            raise UsageError(f"expected a grid of at least 1 scale, got {self.grid}")
 
 
 @dataclass(frozen=True, slots=True)
