@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import convert, eval, imatrix, looking, meta, plan, recipes, running
+from . import calibrate, convert, eval, fp8, imatrix, looking, meta, plan, recipes, running
 from .said import shown
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ COMMANDS = (
     convert.convert,
     plan.plan,
     imatrix.imatrix,
+    calibrate.calibrate,
     running.lint,
     running.advise,
     looking.inspect,
@@ -34,6 +35,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.command()(fp8.fp8)
 app.command(name="eval")(eval.evaluate)
 app.command()(meta.meta)
 app.add_typer(recipes.app, name="recipes")

@@ -3,7 +3,7 @@
 `read` opens files of llama.cpp (GGUF) and of llama.cpp before 2025 and ik_llama.cpp (legacy
 `.dat`), several merged into one. Only names, counts and places are kept in memory: the values are
 read when they are asked for, for one expert at a time. `assign` gives them to the tensors of a
-plan, by name, and says what is missing; `save` writes llama-imatrix's GGUF.
+plan, by name, and says what is missing; `save` and `write` write llama-imatrix's GGUF.
 
 The values are those that llama-quantize computes, bit for bit.
 """
@@ -12,16 +12,18 @@ The values are those that llama-quantize computes, bit for bit.
 
 from .coverage import Assigned, Health, assign, described, examine
 from .entries import Entry, Imatrix, read
-from .saving import save
+from .saving import Measured, save, write
 
 __all__ = [
     "Assigned",
     "Entry",
     "Health",
     "Imatrix",
+    "Measured",
     "assign",
     "described",
     "examine",
     "read",
     "save",
+    "write",
 ]

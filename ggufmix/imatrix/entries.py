@@ -59,6 +59,19 @@ class Entry:
         assert total is not None
         return total
 
+    @property
+    def has_maxima(self) -> bool:
+        """Whether every file has largest magnitudes beside the sums."""
+        return all(piece.maxima_at is not None for piece in self.pieces)
+
+    def maxima(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Largest magnitudes of inputs, float32, of the values start..stop, over all files. Not to
+        be called where there are none.
+        """
+        every = [piece.read_maxima(start, stop) for piece in self.pieces]
+        largest: NDArray[np.float32] = np.maximum.reduce(every)
+        return largest
+
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         """Importance, float32, of the values start..stop: the mean squared input of a column, ones
         for a matrix that no token reached.

@@ -28,6 +28,10 @@ MAX_NAME = 1024  # bytes; ggml itself ends at 63
 MAX_COUNT = float(1 << 53)
 MAX_CHUNK = 1 << 24
 SUMS, COUNTS = ".in_sum2", ".counts"
+MAXIMA = ".in_max"
+"""Ending of the largest magnitudes, which ggufmix alone writes; llama.cpp's reader
+(common/imatrix-loader.cpp) passes over tensors with other endings than its two.
+"""
 KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
 
 
@@ -39,6 +43,7 @@ class Piece:
     n       how many values there are
     counts  int64, (1,) or (matrices,): tokens; of a legacy file (1,): calls
     legacy  the values are means times calls, not sums
+    maxima_at  where as many largest magnitudes start, or None where there are none
     """
 
     path: Path
@@ -46,11 +51,20 @@ class Piece:
     n: int
     counts: NDArray[np.int64]
     legacy: bool
+    maxima_at: int | None = None
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Values start..stop as stored. Raises SourceError where the file has changed."""
+        return self._read(self.at, start, stop)
+
+    def read_maxima(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Largest magnitudes, likewise. Not to be called where there are none."""
+        assert self.maxima_at is not None
+        return self._read(self.maxima_at, start, stop)
+
+    def _read(self, at: int, start: int, stop: int) -> NDArray[np.float32]:
         try:
-            values = np.fromfile(self.path, "<f4", stop - start, offset=self.at + 4 * start)
+            values = np.fromfile(self.path, "<f4", stop - start, offset=at + 4 * start)
         except OSError as error:
             raise SourceError(f"{self.path}: {error.strerror}") from error
         if len(values) != stop - start:
@@ -116,7 +130,12 @@ def _gguf(path: Path, file: BinaryIO, size: int) -> File:
             raise SourceError(
                 f"{path}: {name}: {n} values do not divide into {len(counts)} matrices"
             )
-        entries[name] = Piece(path, at, n, counts, legacy=False)
+        maxima_at = None
+        if name + MAXIMA in tensors:
+            maxima_at, many = _place(path, head, tensors[name + MAXIMA], size)
+            if many != n:
+                raise SourceError(f"{path}: {name}: {n} values, {many} of {MAXIMA}")
+        entries[name] = Piece(path, at, n, counts, legacy=False, maxima_at=maxima_at)
     texts = (d.decode(errors="replace") if isinstance(d, bytes) else d for d in datasets.data)
     chunk_size = _u32(path, head, KEYS[2])
     if chunk_size > MAX_CHUNK:

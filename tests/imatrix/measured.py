@@ -69,9 +69,9 @@ def measure(
         into = sums.setdefault(name, np.zeros((n, cols)))
         tally = counts.setdefault(name, np.zeros(n, np.int64))
         if library.ggml_op_name(tensor.op) == b"MUL_MAT":
-            assert n == 1
-            into[0] += squares.sum(axis=(0, 1, 2))
-            tally += squares.size // cols
+            heads = squares.reshape(n, -1, cols)
+            into += heads.sum(axis=1)  # of MLA each head has a matrix and inputs of its own
+            tally += heads.shape[1]
             return
         chosen = values(tensor.src[2].contents, "<i4")[0, 0]  # (tokens, used)
         for used in range(chosen.shape[1]):
