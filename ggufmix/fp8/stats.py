@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import imatrix
 from ..errors import ImportanceError, SourceError, UsageError
 from ..tensor import Tensor
+from ..tracing import Origin, trace
 
 Vector = NDArray[np.float32]
 
@@ -61,7 +63,7 @@ class Stats(Protocol):
 
 def read(
     path: str | os.PathLike[str],
-    config: Mapping[str, Any],  # noqa: ARG001
+    config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     *,
     wanted: Iterable[str] = (),
@@ -79,14 +81,119 @@ def read(
     if not at.is_file():
         raise UsageError(f"no such file of statistics: {at}")
     if _is_json(at):
-        return _Maxima(at, tensors, wanted)
-    raise UsageError(f"{at}: expected JSON")
+        return _Maxima(at, tensors, list(wanted))
+    return _Means(at, config, tensors, list(wanted))
 
 
 def _is_json(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(64)
     return b"\0" not in head and head.lstrip()[:1] == b"{"
+
+
+class _Place(NamedTuple):
+    entry: imatrix.Entry
+    matrix: int
+    origin: Origin
+
+    @property
+    def seen(self) -> bool:
+        """Whether a token reached it; legacy files do not say so of single experts."""
+        entry = self.entry
+        return entry.as_is or bool(entry.counts[min(self.matrix, len(entry.counts) - 1)])
+
+    def values(self) -> Vector:
+        """Mean squares, float32, in the order of the checkpoint's columns."""
+        cols = len(self.origin.index)
+        start = self.matrix * cols if self.entry.n_values > cols else 0
+        made = np.empty(cols, np.float32)
+        made[self.origin.index] = self.entry.values(start, start + cols)
+        return made
+
+
+class _Means:
+    """An importance matrix: mean squares under the names of GGUF tensors."""
+
+    maxima = False
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        wanted: Sequence[str],
+    ) -> None:
+        self.name = path.name
+        given = imatrix.read([path])
+        self._places: dict[tuple[str, int], list[_Place]] = {}
+        for name, origins in trace(config, tensors).items():
+            names = (name, *imatrix.alternatives(name))
+            entry = next((given.entries[n] for n in names if n in given.entries), None)
+            if entry is None:
+                continue
+            _check_size(entry, name, origins, path)
+            found: dict[tuple[str, int], list[_Place]] = {}
+            for matrix, origin in enumerate(origins):
+                # rows of a matrix that llama.cpp multiplies from the other side are no inputs
+                if origin.axis == -1 or len(tensors[origin.weight].shape) > 2:
+                    key = (origin.weight, origin.matrix)
+                    found.setdefault(key, []).append(_Place(entry, matrix, origin))
+            self._places = found | self._places
+        if not self._places:
+            raise ImportanceError(
+                f"{path}: no entry is of a tensor of this model; the first is "
+                f"{next(iter(given.entries))}",
+                hint="it was computed from another model",
+            )
+        self.warnings = (
+            *without_statistics(self.name, self._without(wanted)),
+            *self._unseen(wanted),
+        )
+
+    def vector(self, weight: str, expert: int | None, cols: int) -> Vector | None:
+        places = self._places.get((weight, expert or 0), [])
+        seen = [place for place in places if place.seen]
+        if not seen:
+            return None
+        if len(seen[0].origin.index) != cols:
+            raise ImportanceError(
+                f"{weight}: expected statistics of {cols} input channels, {self.name} has "
+                f"{len(seen[0].origin.index)} in {seen[0].entry.name}"
+            )
+        every = np.stack([place.values() for place in seen])  # of MLA each head has its own
+        return usable(every.mean(axis=0, dtype=np.float32), self.name, weight)
+
+    def _without(self, wanted: Sequence[str]) -> list[str]:
+        known = {weight for weight, _ in self._places}
+        return [name for name in wanted if name not in known]
+
+    def _unseen(self, wanted: Sequence[str]) -> Iterable[str]:
+        names = {*wanted}
+        stacked = {weight for weight, expert in self._places if expert}
+        unseen = sorted(
+            f"{weight}, expert {expert}" if weight in stacked else weight
+            for (weight, expert), places in self._places.items()
+            if weight in names and not any(place.seen for place in places)
+        )
+        if unseen:
+            more = f" and {len(unseen) - _SHOWN} more" if len(unseen) > _SHOWN else ""
+            yield (
+                f"{self.name}: no token reached {len(unseen)} weights, which are quantized without "
+                f"it: {'; '.join(unseen[:_SHOWN])}{more}"
+            )
+
+
+def _check_size(entry: imatrix.Entry, name: str, origins: Sequence[Origin], path: Path) -> None:
+    """Raise ImportanceError unless an entry has a vector for each matrix; of MLA one for all heads
+    will do.
+    """
+    cols, n = len(origins[0].index), len(origins)
+    heads = origins[0].axis == -1 and len({o.weight for o in origins}) == 1 and ".attn_" in name
+    if entry.n_values != n * cols and not (heads and entry.n_values == cols):
+        raise ImportanceError(
+            f"{path}: {entry.name}: expected {n} x {cols} values for {name}, got {entry.n_values}",
+            hint="it was computed from another model, or another layout of it",
+        )
 
 
 class _Record(msgspec.Struct):
@@ -102,7 +209,7 @@ class _Maxima:
 
     maxima = True
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> None:
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], wanted: Sequence[str]) -> None:
         self.name = path.name
         try:
             stored = msgspec.json.decode(path.read_bytes(), type=dict[str, _Record])

@@ -10,7 +10,7 @@ The values are those that llama-quantize computes, bit for bit.
 
 # SPDX-License-Identifier: MIT
 
-from .coverage import Assigned, Health, assign, described, examine
+from .coverage import Assigned, Health, alternatives, assign, described, examine
 from .entries import Entry, Imatrix, read
 from .saving import Measured, save, write
 
@@ -20,6 +20,7 @@ __all__ = [
     "Health",
     "Imatrix",
     "Measured",
+    "alternatives",
     "assign",
     "described",
     "examine",

@@ -124,9 +124,7 @@ def assign(tensors: Sequence[Planned], given: Imatrix | None, *, exact: bool = F
         return Assigned(made)
     names = {t.name for t in tensors}
     unmatched = [
-        name
-        for name in given.entries
-        if name not in names and names.isdisjoint(_alternatives(name))
+        name for name in given.entries if name not in names and names.isdisjoint(alternatives(name))
     ]
     if len(unmatched) == len(given.entries):
         raise ImportanceError(
@@ -203,7 +201,7 @@ def _vectors(t: Planned, given: Imatrix, found: _Found, exact: bool) -> Vectors 
             )
         found.misfits.append(sentence)
         return None
-    for name in () if exact else _alternatives(t.name):
+    for name in () if exact else alternatives(t.name):
         entry = given.entries.get(name)
         if entry is not None and (fit := _fit(entry, t, exact)) is not None:
             return Vectors(entry, t.placed.tensor.cols, fit)
@@ -227,8 +225,8 @@ def _fit(entry: Entry, t: Planned, exact: bool) -> Fit | None:
     return None
 
 
-def _alternatives(name: str) -> tuple[str, ...]:
-    """Names of tensors that see the same input, best first."""
+def alternatives(name: str) -> tuple[str, ...]:
+    """Names of GGUF tensors that see the same input as one of this name, best first."""
     if match := _FFN.fullmatch(name):
         others = [part for part in ("gate", "up", "gate_up") if part != match[2]]
         return tuple(match[1] + part + match[3] for part in others)
