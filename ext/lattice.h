@@ -4,8 +4,9 @@
  * float16, and R the rounding to the dtype that x comes in.
  *
  * Of the value of largest magnitude, q is tried as 7, -8, 6, 5 .. 1. Its rounding is off by at most 2^-9 of it, so d = top / q
- * is near enough that rint(x / d) are the true codes if this q is. Every x then says between which two numbers d must lie: the
- * middles between x and its neighbours in the dtype, by |q|. Where all agree, the float16 numbers between are tried, first the
+ * is near enough that rint(x / d) are the true codes if this q is. The bfloat16 or float16 next to it is mostly the scale; where
+ * it is not, every x says between which two numbers d must lie: the middles between x and its neighbours in the dtype, by |q|.
+ * Where all agree, the float16 numbers between are tried, first the
  * one that is a bfloat16 too (most checkpoints have such scales), and one is taken only if R(q * d) == x for all 32 (-0 counts
  * as 0). So nothing is accepted that is not exact; and if the scale was one that float16 holds, it is among those tried, so
  * nothing is missed.
@@ -55,11 +56,30 @@ static inline int near_whole(const float *x, float id, int n, float *q) {
 
 static inline int reproduces(int xtype, const float *x, const float *q, float d) {
     int wrong = 0;
+#if defined(__F16C__) && defined(__AVX2__)
+    if (xtype == X_F16) {
+        for (int i = 0; i < 32; i += 8) {
+            __m128i half = _mm256_cvtps_ph(_mm256_mul_ps(_mm256_loadu_ps(q + i), _mm256_set1_ps(d)), _MM_FROUND_TO_NEAREST_INT);
+            __m256 same = _mm256_cmp_ps(_mm256_cvtph_ps(half), _mm256_loadu_ps(x + i), _CMP_EQ_OQ);
+            wrong |= _mm256_movemask_ps(same) ^ 0xFF;
+        }
+        return !wrong;
+    }
+#endif
     for (int i = 0; i < 32; i++) wrong |= rounded_to(xtype, q[i] * d) != x[i];
     return !wrong;
 }
 
-/* The magnitude of a scale for codes q, as float16 bits, or -1. */
+/* The magnitude of a scale for codes q, as float16 bits, or -1: the one that lies near, if it gives the values. It mostly does,
+ * and the interval takes 64 divisions. */
+static inline int scale_at(int xtype, const float *x, const float *q, float sign, float near) {
+    uint16_t usual = f16_of_scale(f32_from_bf16(bf16_from_f32(near))), other = f16_of_scale(near);
+    if (xtype != X_F32 && usual < 0x7C00 && reproduces(xtype, x, q, sign * scale_of_f16(usual))) return usual;
+    if (xtype != X_BF16 && other < 0x7C00 && reproduces(xtype, x, q, sign * scale_of_f16(other))) return other;
+    return -1;
+}
+
+/* The same, of all numbers that it may be. */
 static inline int scale_between(int xtype, const float *x, const float *q, float sign) {
     int32_t low = 0, high = 0x7F800000; /* floats above zero, which order as integers */
     for (int i = 0; i < 32; i++) {
@@ -99,7 +119,9 @@ static inline int on_lattice(int xtype, const float x[32], uint8_t codes[32], ui
     for (int t = 0; t < 8; t++) {
         float near = tries[t] < 0 ? top / tries[t] : fabsf(top) / tries[t], id = inverse(near);
         if (id == 0 || !near_whole(x, id, 8, q) || !near_whole(x + 8, id, 24, q + 8)) continue;
-        int found = scale_between(xtype, x, q, near < 0 ? -1.0f : 1.0f);
+        float sign = near < 0 ? -1.0f : 1.0f;
+        int found = scale_at(xtype, x, q, sign, fabsf(near));
+        if (found < 0) found = scale_between(xtype, x, q, sign);
         if (found < 0) continue;
         for (int i = 0; i < 32; i++) codes[i] = (uint8_t)((int)q[i] + 8);
         *d = (uint16_t)(found | (near < 0 ? 0x8000 : 0));

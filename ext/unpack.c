@@ -23,6 +23,17 @@ static inline float value_of(int xtype, const void *x, int64_t i) {
                              : f32_from_f16(((const uint16_t *)x)[i]);
 }
 
+static inline void values_of(int xtype, const void *x, int64_t at, float f[32]) {
+#if defined(__F16C__) && defined(__AVX2__)
+    if (xtype == X_F16) {
+        const __m128i *half = (const __m128i *)((const uint16_t *)x + at);
+        for (int i = 0; i < 4; i++) _mm256_storeu_ps(f + 8 * i, _mm256_cvtph_ps(_mm_loadu_si128(half + i)));
+        return;
+    }
+#endif
+    for (int i = 0; i < 32; i++) f[i] = value_of(xtype, x, at + i);
+}
+
 /* Bytes of elements (2k, 2k + 1), low nibble first, as bytes of (j, j + 16). */
 static inline void pairs_to_halves(const uint8_t *from, uint8_t *to) {
 #if defined(__SSE2__)
@@ -149,7 +160,7 @@ static inline int64_t recover(const void *x, int xtype, uint8_t *blocks, int64_t
         float f[32];
         uint8_t codes[32];
         uint16_t d;
-        for (int i = 0; i < 32; i++) f[i] = value_of(xtype, x, 32 * b + i);
+        values_of(xtype, x, 32 * b, f);
         if (!on_lattice(xtype, f, codes, &d)) continue;
         found++;
         if (blocks == NULL) continue;
