@@ -43,7 +43,7 @@ X86_TIERS = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 TIERED = [
-    *("ext/table.c", "ext/driver.c", "ext/fp8.c", "ext/unpack.c"),
+    *("ext/table.c", "ext/driver.c", "ext/fp8.c", "ext/measure.c", "ext/unpack.c"),
     *sorted(glob("ext/kernels/*.c")),
 ]
 HEADERS = ["ext/formats.def", *sorted(glob("ext/*.h"))]

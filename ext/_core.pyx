@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
 # SPDX-License-Identifier: MIT
-"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs, ggufmix.int4 and ggufmix.fp8 come here."""
+"""The door to the kernels: check sizes, take pointers, release the GIL, make one call. Only ggufmix.codecs, ggufmix.int4, ggufmix.measures and ggufmix.fp8 come here."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -31,6 +31,9 @@ cdef extern from "core.h" nogil:
         fp8_sums sums
     cdef struct fp8_scratch:
         pass
+    cdef struct measured:
+        double ee, xx, yy, xy, most
+        int64_t at, broken
     cdef struct tier:
         const char *name
         int (*supported)() noexcept nogil
@@ -42,6 +45,7 @@ cdef extern from "core.h" nogil:
         int64_t (*recover_lattice)(const void *, int, uint8_t *, int64_t) noexcept nogil
         fp8_report (*quantize_fp8)(const fp8_search *, int, const void *, const float *, uint8_t *, float *, int64_t, int64_t, fp8_scratch *) noexcept nogil
         void (*dequantize_fp8)(const uint8_t *, const float *, float *, int64_t, int64_t) noexcept nogil
+        void (*measure)(int, const void *, const float *, int64_t, measured *) noexcept nogil
     int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
     const row rows[]
     const encoder encoders[]
@@ -205,3 +209,16 @@ def dequantize_fp8(const unsigned char[::1] codes, const float[::1] scales, floa
 
 cdef int64_t fp8_blocks(int64_t n_per_row, int64_t n_rows):
     return ((n_per_row + 127) // 128) * ((n_rows + 127) // 128)
+
+
+def measure(const unsigned char[::1] x, int xtype, const unsigned char[::1] y, int tier):
+    """Sums over pairs of x and y, the bytes of float32."""
+    cdef int64_t n = y.shape[0] // 4, width = 4 if xtype == X_F32 else 2
+    if not 0 <= tier < n_here or xtype not in (X_F32, X_F16, X_BF16) or n <= 0 or y.shape[0] != 4 * n or x.shape[0] != n * width:
+        raise ValueError("buffers of another size")
+    if <uintptr_t>&x[0] % width or <uintptr_t>&y[0] % 4:
+        raise ValueError("buffers not aligned")
+    cdef measured done
+    with nogil:
+        c_tiers[tier].measure(xtype, &x[0], <const float *>&y[0], n, &done)
+    return done

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "fp8.h"
+#include "measure.h"
 #include "unpack.h"
 
 enum { NONE, OPTIONAL, REQUIRED };                                       /* importance */
@@ -73,6 +74,7 @@ struct tier {
                                       uint8_t *codes, float *scales, int64_t n_per_row, int64_t n_rows,
                                       struct fp8_scratch *scratch);
     void (*dequantize_fp8)(const uint8_t *codes, const float *scales, float *x, int64_t n_per_row, int64_t n_rows);
+    void (*measure)(int xtype, const void *x, const float *y, int64_t n, struct measured *out);
 };
 
 extern const struct row rows[N_FORMATS];

@@ -14,6 +14,15 @@ class Row(TypedDict):
     importance: Literal["NONE", "OPTIONAL", "REQUIRED"]
     wipe: float
 
+class Measured(TypedDict):
+    ee: float
+    xx: float
+    yy: float
+    xy: float
+    most: float
+    at: int
+    broken: int
+
 def table() -> list[Row]: ...
 def tiers() -> list[str]: ...
 def encode(
@@ -65,3 +74,4 @@ def dequantize_fp8(
     n_rows: int,
     tier: int,
 ) -> None: ...
+def measure(x: Bytes, xtype: int, y: Bytes, tier: int) -> Measured: ...

@@ -11,13 +11,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ggufmix"
 
-LEAVES = {"errors", "tensor", "codecs", "int4", "container", "checksums", "_core"}
+LEAVES = {"errors", "tensor", "codecs", "int4", "measures", "container", "checksums", "_core"}
 NOUNS = LEAVES | {"planning"}
 MAY_IMPORT = {
     "errors": set(),
     "tensor": {"codecs", "errors"},
     "codecs": {"errors", "_core"},
     "int4": {"codecs", "errors", "_core"},
+    "measures": {"codecs", "errors", "_core"},
     "container": {"errors"},
     "checksums": {"container"},
     "planning": LEAVES,
@@ -42,8 +43,10 @@ MAY_IMPORT = {
     "calibrating": NOUNS | {"imatrix", "sources", "tracing", "writing"},
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "scanning": NOUNS | {"sources", "writing"},
+    "fingerprints": {"sources"},
     "pipeline": NOUNS
-    | {"imatrix", "outline", "placing", "rules", "scanning", "sources", "wishes", "writing"},
+    | {"fingerprints", "imatrix", "outline", "placing", "rules", "scanning", "sources", "wishes"}
+    | {"writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {
         "calibrating",

@@ -22,6 +22,7 @@ TIERED = [
     EXT / "table.c",
     EXT / "driver.c",
     EXT / "fp8.c",
+    EXT / "measure.c",
     EXT / "unpack.c",
     *sorted((EXT / "kernels").glob("*.c")),
 ]
