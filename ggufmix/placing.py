@@ -62,7 +62,8 @@ def opened(
     model_name: str | None = None,
     on_inexact: sources.OnInexact = "error",
 ) -> Iterator[Placement]:
-    """Open what `src` names: a folder or safetensors file, a `.gguf` file, or a `.tsv` listing.
+    """Open what `src` names: a folder or safetensors file, or a `.gguf` file, here or at an address
+    such as hf://owner/name; or a `.tsv` listing.
 
     config      config.json for a listing
     arch        general.architecture of a listing, where its names fit several
@@ -71,18 +72,18 @@ def opened(
     on_inexact  what becomes of packed weights whose scale float16 does not hold
     Raises the errors of ggufmix.errors.
     """
-    path = Path(src)
-    listed = path.suffix == sources.LISTING_SUFFIX
+    suffix = sources.suffix(src)
+    listed = suffix == sources.LISTING_SUFFIX and not sources.is_remote(src)
     if listed and (pre is not None or model_name is not None):
         raise UsageError(f"{src}: --tokenizer-pre and --model-name are for checkpoints")
     if listed:
-        yield _of_listing(sources.read_listing(path), config, arch, mtp)
+        yield _of_listing(sources.read_listing(Path(src)), config, arch, mtp)
         return
     if config is not None or arch is not None:
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
-    if path.suffix == ".gguf":
+    if suffix == ".gguf":
         _keep_mtp(src, mtp=mtp)
-        with sources.open_gguf(path) as file:
+        with sources.open_gguf(src) as file:
             yield _of_gguf(file, pre=pre, model_name=model_name)
         return
     with sources.open_checkpoint(src) as checkpoint:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, UsageError
+from . import remote
 from .layout import INDEX, Layout, find_file, find_files, refuse_bitsandbytes, refuse_other_files
 from .safetensors import StoredTensor, read_header, read_tensors
 from .storage import Bytes, Folder, LocalFolder, OfFolder, shown
@@ -127,12 +128,16 @@ class Checkpoint(OfFolder):
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint: its folder, or the one safetensors file in it that is meant.
+    """Open a checkpoint: its folder, or the one safetensors file in it that is meant; a path, or an
+    address such as hf://owner/name.
 
     Reads config.json, the index and the headers; no weights. Raises UsageError where nothing is
     there or one shard of several is named, SourceError where the files are damaged, incomplete,
     contradict each other, or are of a kind that cannot be read.
     """
+    if remote.is_remote(path):
+        folder, name = remote.open_folder(os.fspath(path))
+        return _checkpoint(folder, name)
     at = Path(path)
     try:
         is_folder = stat.S_ISDIR(at.stat().st_mode)
@@ -143,9 +148,14 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise SourceError(f"{shown(str(at))}: cannot be read: {error.strerror}") from error
     if not is_folder:
         refuse_other_files(at.name)
-    folder = LocalFolder(at if is_folder else at.parent)
+    if is_folder:
+        return _checkpoint(LocalFolder(at), None)
+    return _checkpoint(LocalFolder(at.parent), at.name)
+
+
+def _checkpoint(folder: Folder, name: str | None) -> Checkpoint:
     try:
-        return Checkpoint(folder, find_files(folder) if is_folder else find_file(folder, at.name))
+        return Checkpoint(folder, find_files(folder) if name is None else find_file(folder, name))
     except BaseException:
         folder.close()
         raise

@@ -25,6 +25,7 @@ from ..codecs import FORMATS, Format, decode
 from ..container import Header, TensorInfo, Value, read_header
 from ..errors import SourceError, UsageError
 from ..tensor import BF16, F16, F32, Array, Blocks, Tensor
+from . import remote
 from .checkpoint import SourceFile
 from .scales import first_bad
 from .storage import Bytes, Folder, LocalFolder, OfFolder, shown
@@ -141,18 +142,25 @@ class GgufFile(OfFolder):
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
-    """Open a GGUF file; of a split one any part, the others are looked for beside it.
+    """Open a GGUF file; of a split one any part, the others are looked for beside it. A path, or an
+    address such as hf://owner/name/file.gguf.
 
     Reads headers, no weights. Raises UsageError where nothing is there; SourceError for a wrong
     magic or version, a header that is truncated or contradicts itself, tensors that overlap, are
     misaligned or end outside the file, and parts that are missing or of another file.
     """
-    at = Path(path)
-    if not at.is_file():
-        raise UsageError(f"{shown(str(at))} is no file")
-    folder = LocalFolder(at.parent)
+    folder: Folder
+    if remote.is_remote(path):
+        folder, name = remote.open_folder(os.fspath(path))
+    else:
+        at = Path(path)
+        if not at.is_file():
+            raise UsageError(f"{shown(str(at))} is no file")
+        folder, name = LocalFolder(at.parent), at.name
     try:
-        return GgufFile(folder, at.name)
+        if name is None:
+            raise UsageError(f"{folder.where}: expected the address of a .gguf file")
+        return GgufFile(folder, name)
     except BaseException:
         folder.close()
         raise

@@ -130,6 +130,7 @@ def _indexed(folder: Folder, models: list[str]) -> Layout:
     files = sorted(set(weight_map.values()))
     if not files:
         raise SourceError(f"{INDEX}: expected tensors, the index lists none", hint=_FETCH)
+    folder.expect(files)
     missing = [name for name in files if not folder.has(name, listed_in=INDEX)]
     if missing:
         count = f"{len(missing)} of {len(files)} files are not there"

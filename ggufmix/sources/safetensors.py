@@ -184,7 +184,9 @@ def read_tensors(data: Bytes) -> dict[str, StoredTensor]:
     text = read_header(data)
     start = 8 + len(text)
     tensors: dict[str, StoredTensor] = {}
-    for name, entry in parse_header(text, data.name, data.size - start).items():
+    entries = parse_header(text, data.name, data.size - start)
+    data.divided([*(start + entry.data_offsets[0] for entry in entries.values()), data.size])
+    for name, entry in entries.items():
         kind = (
             StoredTensor
             if entry.dtype in _FLOATS
