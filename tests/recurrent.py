@@ -1,5 +1,5 @@
-"""Tiny checkpoints of Nemotron-H, whose blocks are one mixer each, and of Kimi Linear, delta
-attention among latent attention.
+"""Tiny checkpoints of Nemotron-H, whose blocks are one mixer each, of Bamba, and of Kimi Linear,
+delta attention among latent attention.
 """
 
 # SPDX-License-Identifier: MIT
@@ -9,14 +9,30 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from hybrids import Mixed, attention, mamba2
 from tiny import F32, Arrays, Shapes, mlp, one_by_one
 
 KINDS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}
 
 
+class OneByOne(Mixed):
+    """A checkpoint whose experts are stored one by one."""
+
+    def stored(self, name: str, values: np.ndarray) -> Arrays:
+        """Experts one by one, what else there is as it is."""
+        raise NotImplementedError
+
+    def arrays(self) -> Arrays:
+        """Every tensor of the checkpoint under its stored name."""
+        made: Arrays = {}
+        for name, values in super().arrays().items():
+            made |= self.stored(name, values)
+        return made
+
+
 @dataclass(frozen=True)
-class NemotronH(Mixed):
+class NemotronH(OneByOne):
     """Mamba-2, attention and networks without a gate, one of them in each block."""
 
     kind = "nemotron_h"
@@ -27,16 +43,12 @@ class NemotronH(Mixed):
         stated = self.config.get("hybrid_override_pattern")
         return stated or "".join(KINDS[word] for word in self.config["layers_block_type"])
 
-    def arrays(self) -> Arrays:
-        """Every tensor of the checkpoint under its stored name."""
-        made: Arrays = {}
-        for name, values in super().arrays().items():
-            if ".experts." in name:
-                at, part = name.rsplit(".", 1)
-                made |= {f"{at}.{i}.{part}.weight": v for i, v in enumerate(values)}
-            else:
-                made[name] = values
-        return made
+    def stored(self, name: str, values: np.ndarray) -> Arrays:
+        """Experts one by one, what else there is as it is."""
+        at, part = name.rsplit(".", 1)
+        if not at.endswith(".experts"):
+            return {name: values}
+        return {f"{at}.{i}.{part}.weight": v for i, v in enumerate(values)}
 
     def _shapes(self) -> Shapes:
         c, d = self.config, self.config["hidden_size"]
@@ -84,18 +96,38 @@ def _two(prefix: str, width: int, d: int) -> Shapes:
 
 
 @dataclass(frozen=True)
-class KimiLinear(Mixed):
+class Bamba(Mixed):
+    """Mamba-2 layers among attention, in which half of each head turns."""
+
+    kind = "bamba"
+
+    def _shapes(self) -> Shapes:
+        c, d = self.config, self.config["hidden_size"]
+        yield "model.embed_tokens.weight", (c["vocab_size"], d)
+        yield "model.final_layernorm.weight", (d,)
+        yield "lm_head.weight", (c["vocab_size"], d)
+        for i in range(c["num_hidden_layers"]):
+            p = f"model.layers.{i}."
+            yield p + "input_layernorm.weight", (d,)
+            yield p + "pre_ff_layernorm.weight", (d,)
+            if i in c["attn_layer_indices"]:
+                yield from attention(c, p + "self_attn.")
+            else:
+                shared = c["mamba_n_groups"] * c["mamba_d_state"]
+                yield from mamba2(p + "mamba.", d, 2 * d, shared, c["mamba_n_heads"])
+            yield from mlp(p + "feed_forward.", c["intermediate_size"], d)
+
+
+@dataclass(frozen=True)
+class KimiLinear(OneByOne):
     """Delta attention with a decay for each channel, latent attention, experts."""
 
     kind = "kimi_linear"
 
-    def arrays(self) -> Arrays:
-        """Every tensor of the checkpoint under its stored name."""
-        made: Arrays = {}
-        for name, values in super().arrays().items():
-            split = ".experts." in name
-            made |= one_by_one(name, values, parts=("w1", "w3", "w2")) if split else {name: values}
-        return made
+    def stored(self, name: str, values: np.ndarray) -> Arrays:
+        """Experts one by one, what else there is as it is."""
+        split = ".experts." in name
+        return one_by_one(name, values, parts=("w1", "w3", "w2")) if split else {name: values}
 
     def _shapes(self) -> Shapes:
         c, d = self.config, self.config["hidden_size"]
@@ -181,6 +213,27 @@ def _nemotron(**changed: Any) -> dict[str, Any]:
     return _NEMOTRON | changed
 
 
+_BAMBA = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "attn_layer_indices": [1],
+    "attn_rotary_emb": 8,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_n_groups": 2,
+    "mamba_expand": 2,
+}
+
+
 def _kimi(linear: dict[str, Any], **changed: Any) -> dict[str, Any]:
     base = {
         "vocab_size": 128,
@@ -255,6 +308,7 @@ RECURRENT = (
         dtype=F32,
         mtp=1,
     ),
+    Bamba("bamba", "BambaForCausalLM", dict(_BAMBA)),
     KimiLinear("kimi-linear", KIMI, _kimi({})),
     KimiLinear(
         "kimi-linear-dense",

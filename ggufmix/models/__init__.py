@@ -17,6 +17,7 @@ from gguf import MODEL_ARCH
 from ..errors import ModelError
 from ..tensor import Tensor
 from . import (
+    bamba,
     deepseek2,
     falcon_h1,
     glm4_moe_lite,
@@ -45,6 +46,7 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
     "LlamaForCausalLM": (MODEL_ARCH.LLAMA, llama.LLAMA, llama.place),
     "MistralForCausalLM": (MODEL_ARCH.LLAMA, llama.MISTRAL, llama.place),
     "MixtralForCausalLM": (MODEL_ARCH.LLAMA, llama.MIXTRAL, llama.place),
+    "BambaForCausalLM": (MODEL_ARCH.GRANITE_HYBRID, bamba.DEFAULTS, bamba.place),
     "DeepseekV2ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V2, deepseek2.place),
     "DeepseekV3ForCausalLM": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),
     "KimiK25ForConditionalGeneration": (MODEL_ARCH.DEEPSEEK2, deepseek2.V3, deepseek2.place),

@@ -39,6 +39,7 @@ class Attention:
     norms            whether each head of q and k is normed
     pairs            whether rows of q and k are to lie as llama.cpp's "norm" rope wants them: the
                      two values that turn together side by side, not half a head apart
+    turned           how many values of each head turn with the position, None for all
     output, norm     how the checkpoint spells "o_proj", and "norm" in "q_norm"
     prefix           of its tensors in a block of the checkpoint
     """
@@ -50,6 +51,7 @@ class Attention:
     biases: str = ""
     norms: bool = False
     pairs: bool = False
+    turned: int | None = None
     output: str = "o_proj"
     norm: str = "norm"
     prefix: str = "self_attn."
@@ -97,16 +99,19 @@ class Attention:
     def _steps(self, part: str, heads: int) -> tuple[Step, ...]:
         if not self.pairs or part == "v":
             return ()
-        return (partial(_taken, index=in_pairs(heads, self.head), unit=self.head),)
+        index = in_pairs(heads, self.head, self.turned or self.head)
+        return (partial(_taken, index=index, unit=self.head),)
 
 
 @lru_cache(maxsize=4)
-def in_pairs(heads: int, head: int) -> NDArray[np.int64]:
-    """Rows of heads whose halves turn together, reordered so that neighbours do.
+def in_pairs(heads: int, head: int, turned: int) -> NDArray[np.int64]:
+    """Rows of heads whose first `turned` values turn by halves, reordered so that neighbours do.
 
     Source: llama.cpp, conversion/llama.py, LlamaModel.permute (2026-08-04).
     """
-    return np.arange(heads * head).reshape(heads, 2, head // 2).swapaxes(1, 2).ravel()
+    rows = np.arange(heads * head).reshape(heads, head)
+    turning = rows[:, :turned].reshape(heads, 2, turned // 2).swapaxes(1, 2)
+    return np.concatenate([turning.reshape(heads, turned), rows[:, turned:]], axis=1).ravel()
 
 
 def _taken(tensor: Tensor, index: NDArray[np.int64], unit: int) -> Tensor:

@@ -104,9 +104,7 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
         _feed_forward(block, config, n_experts, hidden)
 
     values = _values(config, attention, with_attention, n_experts)
-    ssm = mamba.metadata()
-    order = (Keys.SSM.CONV_KERNEL, Keys.SSM.STATE_SIZE, Keys.SSM.GROUP_COUNT, Keys.SSM.INNER_SIZE)
-    values |= {key: ssm[key] for key in (*order, Keys.SSM.TIME_STEP_RANK)}
+    values |= mamba.metadata_as_granite()
     rope = config.find("position_embedding_type") == "rope"
     values[Keys.Rope.SCALING_FINETUNED] = boolean(rope)  # how llama.cpp is told of positions here
     if not rope:

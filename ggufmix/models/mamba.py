@@ -94,6 +94,11 @@ class Mamba2:
             Keys.SSM.GROUP_COUNT: u32(self.groups),
         }
 
+    def metadata_as_granite(self) -> dict[str, Value]:
+        """The same, in the order that the converter has for Granite and what is built on it."""
+        kernel, inner, state, rank, groups = self.metadata().items()
+        return dict((kernel, state, groups, inner, rank))
+
 
 def unlimited_time_steps(config: Config) -> None:
     """Refuse limits on time steps, which llama.cpp does not have. Raises ModelError."""

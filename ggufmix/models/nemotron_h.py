@@ -239,12 +239,10 @@ def _values(
     config: Config, attention: Attention, mamba: Mamba2, with_experts: bool, n_mtp: int
 ) -> dict[str, Value]:
     """The keys behind it."""
-    ssm = mamba.metadata()
-    order = (Keys.SSM.CONV_KERNEL, Keys.SSM.STATE_SIZE, Keys.SSM.GROUP_COUNT, Keys.SSM.INNER_SIZE)
     values = {
         Keys.LLM.VOCAB_SIZE: u32(config.integer("vocab_size")),
         Keys.Rope.DIMENSION_COUNT: u32(attention.hidden // attention.heads),
-        **{key: ssm[key] for key in (*order, Keys.SSM.TIME_STEP_RANK)},
+        **mamba.metadata_as_granite(),
         Keys.Rope.SCALING_FINETUNED: boolean(False),
         Keys.Attention.KEY_LENGTH: u32(attention.head),
         Keys.Attention.VALUE_LENGTH: u32(attention.head),

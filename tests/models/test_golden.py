@@ -46,6 +46,10 @@ every hybrid Granite for one without positions.
 """
 OURS = {"llama-longrope": {"rope_factors_long.weight": [8], "rope_factors_short.weight": [8]}}
 """Tensors that the converter leaves out, with the same effect."""
+MOVED = {"bamba": ("attn_q.weight", "attn_k.weight")}
+"""Tensors whose rows the converter puts in an order that makes another model: see
+test_recurrent.py.
+"""
 POWERS = {"SSM_A": 1, "ROPE_FREQS": 2}
 """Roles whose values are powers, and the units in the last place that they may differ by."""
 
@@ -74,6 +78,8 @@ def test_same_values(pair: tuple[Model, dict[str, Any]]) -> None:
     model, golden = pair
     for placed in model.tensors:
         if placed.name in OURS.get(golden["name"], {}):
+            continue
+        if placed.name.endswith(MOVED.get(golden["name"], ())):
             continue
         values, want = placed.tensor.all().astype(np.float32), golden["tensors"][placed.name]
         if ulps := POWERS.get(placed.role):

@@ -102,7 +102,7 @@ def test_pairs_of_rows_show(
     name: str, run: Run, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of q and k left with half a head between what turns together make another model."""
-    monkeypatch.setattr(decoder, "in_pairs", lambda heads, head: np.arange(heads * head))
+    monkeypatch.setattr(decoder, "in_pairs", lambda heads, head, _: np.arange(heads * head))
     assert kl(reference(name), run(again(name))) > FAR
 
 
