@@ -1,8 +1,9 @@
-"""INT4: what four ways into Q4_0 keep of weights that were trained on a lattice, and how fast.
+"""INT4: what four ways into Q4_0, and two into Q8_0, keep of weights that were trained on a
+lattice, and how fast they are.
 
     python benchmarks/int4.py
 
-Prints Markdown: the share of groups that are exact and the error left on the four ways, measured on
+Prints Markdown: the share of groups that are exact and the error left on each way, measured on
 synthetic tensors of 512 x 4096 in groups of 32 with BF16 scales; and the speeds of one core.
 """
 
@@ -21,6 +22,7 @@ from ggufmix.int4 import recover, repack, widen
 ROWS, COLS, GROUP = 512, 4096, 32
 BF16, F16, F32 = ml_dtypes.bfloat16, np.float16, np.float32
 KINDS = {"absmax/7, codes -7..7": (7.0, -7, 7), "absmax/7.5, codes -8..7": (7.5, -8, 7)}
+DTYPES = {"BF16": BF16, "F16": F16, "F32": F32}
 LEAST_SECONDS = 0.5
 
 
@@ -38,28 +40,30 @@ def packed(codes: np.ndarray) -> np.ndarray:
     return q[:, ::2] | q[:, 1::2] << 4
 
 
-def judged(blocks: np.ndarray, exact: np.ndarray) -> str:
-    """Share of groups equal to code * scale in every value, relative RMSE, and the largest error
-    as a share of the largest value of its group.
+def judged(blocks: np.ndarray, exact: np.ndarray, kind: str = "Q4_0") -> str:
+    """Share of groups equal to code * scale in every value, relative RMSE, the largest error of a
+    group as a share of its largest value (on average, and in the worst group), and the cosine.
     """
-    found = decode(blocks, "Q4_0").astype(np.float64).reshape(-1, GROUP)
+    found = decode(blocks, kind).astype(np.float64).reshape(-1, GROUP)
     true = exact.astype(np.float64).reshape(-1, GROUP)
     wrong = found - true
     share = (wrong == 0).all(axis=1).mean()
     error = np.sqrt((wrong**2).mean() / (true**2).mean())
-    top = (np.abs(wrong).max(1) / np.abs(true).max(1)).max()
+    top = np.abs(wrong).max(1) / np.abs(true).max(1)
     cosine = (found * true).sum() / np.sqrt((found**2).sum() * (true**2).sum())
-    return f"{100 * share:.1f} % | {error:.1e} | {100 * top:.1f} % | {cosine:.6f}"
+    tops = f"{100 * top.mean():.2f} % | {100 * top.max():.1f} %"
+    return f"{100 * share:.1f} % | {error:.1e} | {tops} | {cosine:.6f}"
 
 
 def exactness() -> None:
-    """The table of the four ways."""
-    heads = "way", "source", "exact groups", "relative RMSE", "largest error", "cosine"
+    """The table of the ways."""
+    heads = "way", "source", "exact groups", "relative RMSE", "largest error", "worst", "cosine"
     for kind, (divisor, low, high) in KINDS.items():
         codes, scales = lattice(divisor, low, high)
         exact = codes.astype(F32) * scales.astype(F32).repeat(GROUP, axis=1)
+        moved = repack(packed(codes), scales, COLS)[0]
         print(f"\n{kind}:\n\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-        print(f"| direct | packed | {judged(repack(packed(codes), scales, COLS)[0], exact)} |")
+        print(f"| direct | packed | {judged(moved, exact)} |")
         for dtype in (BF16, F16, F32):
             x, name = exact.astype(dtype), np.dtype(dtype).name
             for way, encoder in (("max/-7", "Q4_X"), ("stock max/-8", "Q4_0")):
@@ -69,6 +73,9 @@ def exactness() -> None:
                     recover(x, put_back)
                     print(f"| recovered | {name} | {judged(put_back, exact)} |")
                 print(f"| {way} | {name} | {judged(blocks, exact)} |")
+        print(f"| Q8_0, direct | packed | {judged(widen(moved), exact, 'Q8_0')} |")
+        stock = encode(exact.astype(BF16), "Q8_0")
+        print(f"| Q8_0, stock | bfloat16 | {judged(stock, exact, 'Q8_0')} |")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -93,17 +100,32 @@ def speeds() -> None:
     print(f"\ncopy of packed bytes: {size / copy / 1e9:.1f} GB/s")
     print(f"repacked to Q4_0: {size / again / 1e9:.1f} GB/s, {n / again / 1e9:.1f} G weights/s")
     print(f"Q4_0 to Q8_0: {made.nbytes / wide / 1e9:.1f} GB/s of Q4_0")
-    print(f"\n| M weights/s, {tiers()[-1]} | on a lattice | ordinary |\n|---|---|---|")
-    codes, scales = lattice(*KINDS["absmax/7.5, codes -8..7"])
-    exact = codes.astype(F32) * scales.astype(F32).repeat(GROUP, axis=1)
-    for dtype in (BF16, F16, F32):
-        rates = []
-        for x in (exact, rng.normal(0, 0.02, exact.shape)):
-            values = x.astype(dtype)
-            blocks = encode(values, "Q4_X")
-            took = seconds(lambda v=values, b=blocks: recover(v, b))
-            rates.append(f"{exact.size / took / 1e6:.0f}")
-        print(f"| {np.dtype(dtype).name} | {' | '.join(rates)} |")
+    at_hand = [t for t in tiers() if t != "base"] or tiers()
+    for tier in at_hand:
+        print(f"\n| recovery, M weights/s, {tier} | {' | '.join(DTYPES)} |\n|{'---|' * 4}")
+        for name, x in groups(rng).items():
+            rates = []
+            for dtype in DTYPES.values():
+                values = x.astype(dtype)
+                blocks = np.empty((len(values), 18), np.uint8)
+                took = seconds(lambda v=values, b=blocks, t=tier: recover(v, b, tier=t))
+                rates.append(f"{x.size / took / 1e6:.0f}")
+            print(f"| {name} | {' | '.join(rates)} |")
+
+
+def groups(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Groups of 32 that recovery meets: on lattices of many and of few levels, and on none."""
+    x = rng.normal(0, 0.02, (1 << 15, GROUP))
+    made = {}
+    for name, divisor, low, scale in (
+        ("codes -7..7, BF16 scales", 7.0, -7, BF16),
+        ("codes -8..7, BF16 scales", 7.5, -8, BF16),
+        ("codes -7..7, F16 scales", 7.0, -7, F16),
+        ("codes -2..2, BF16 scales", 2.4, -8, BF16),
+    ):
+        scales = (np.abs(x).max(-1) / divisor).astype(F32).astype(scale).astype(F32)[:, np.newaxis]
+        made[name] = np.clip(np.rint(x / scales), low, 7) * scales
+    return {**made, "ordinary weights": x}
 
 
 if __name__ == "__main__":
