@@ -25,21 +25,20 @@ SAMPLE_BYTES = 4096
 class SourceFile:
     """One file of weights.
 
-    name    inside the checkpoint's folder
-    size    in bytes
-    head    bytes in front of its data; by default those that a safetensors file says it has
+    name      inside the checkpoint's folder
+    size      in bytes
+    head      bytes in front of its data; by default those that a safetensors file says it has
+    revision  what names its state where it lies, of a remote file; None of a local one
+    path      of a local file, not for messages; None of a remote one
     """
 
     def __init__(self, data: Bytes, head: int | None = None) -> None:
         self.name = data.name
         self.size = data.size
+        self.revision = data.revision
+        self.path = data.path
         self._data = data
         self._head = head
-
-    @property
-    def revision(self) -> str | None:
-        """What names its state where it lies, of a remote file; None of a local one."""
-        return self._data.revision
 
     @cached_property
     def fingerprint(self) -> str:

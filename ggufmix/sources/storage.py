@@ -43,11 +43,13 @@ class Bytes(ABC):
     name      of the file inside its folder, for messages
     size      in bytes
     revision  what names this state of the file where it lies, of storage that has such a name
+    path      of a file on this machine; not for messages
     """
 
     name: str
     size: int
     revision: str | None = None
+    path: Path | None = None
 
     @abstractmethod
     def readinto(self, offset: int, buffer: NDArray[np.uint8]) -> None:
@@ -88,7 +90,7 @@ class LocalBytes(Bytes):
     def __init__(self, folder: LocalFolder, name: str, path: Path) -> None:
         self.name = name
         self._folder = folder
-        self._path = path
+        self.path: Path = path
         self._state: tuple[int, int] | None = None
         self._handle: _Handle | None = None
         self._open()
@@ -97,7 +99,7 @@ class LocalBytes(Bytes):
         if self._folder.closed:
             raise ValueError(f"{self.name}: read after its checkpoint was closed")
         try:
-            handle = _Handle(os.open(self._path, os.O_RDONLY))
+            handle = _Handle(os.open(self.path, os.O_RDONLY))
             status = os.fstat(handle.fd)
         except OSError as error:
             raise _unreadable(self.name, error) from error
