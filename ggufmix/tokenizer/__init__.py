@@ -74,7 +74,7 @@ def load(
     ranked = files.tiktoken is not None
     if files.tiktoken is not None:
         files = tiktoken.as_json(files, files.tiktoken, rows)
-        config = tiktoken.config_with_named(files, config)
+        config = tiktoken.config_with_named(files, config, arch)
     merges = vocab.merges(files)
     added = vocab.added_tokens(files, rows, warnings)
     _fits(files, added, rows)

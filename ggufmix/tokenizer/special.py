@@ -75,9 +75,12 @@ def values(
             at = at[0]
         if isinstance(at, int) and not isinstance(at, bool):
             ids.setdefault(kind, at)
+    behind: dict[str, Value] = {}
     for rule in rules:
         for kind, content in rule.ids.items():
-            if content in added:
+            if content in added and rule.behind:
+                behind[_ID_KEYS[kind]] = u32(added[content].id)
+            elif content in added:
                 ids.setdefault(kind, added[content].id)
         if rule.add_bos is not None:
             adds["bos"] = rule.add_bos
@@ -93,7 +96,7 @@ def values(
             del ids[kind]
     made = {_ID_KEYS[kind]: u32(at) for kind, at in ids.items() if kind in _ID_KEYS}
     made |= {_ADD_KEYS[kind]: boolean(flag) for kind, flag in adds.items() if kind in _ADD_KEYS}
-    return made | _chat_templates(files, warnings)
+    return made | _chat_templates(files, warnings) | behind
 
 
 def space_prefix(config: Mapping[str, Any] | None, arch: str) -> dict[str, Value]:

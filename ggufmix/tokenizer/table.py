@@ -42,6 +42,7 @@ class Special(msgspec.Struct, forbid_unknown_fields=True):
     rows: int | None = None
     ids: dict[str, str] = {}
     add_bos: bool | None = None
+    behind: bool = False
 
     def fits(self, arch: str, pre: str, rows: int) -> bool:
         """Whether the entry is meant for a model of this architecture, pre-tokenizer and number of
@@ -57,6 +58,7 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
     names: list[str]
     text: str
     space_prefix: list[str]
+    named_eos: list[str]
     hash: list[Hash]
     chain: list[Chain]
     special: list[Special]

@@ -126,9 +126,10 @@ def name(files: Files, joined: list[str], warnings: list[str]) -> str:
     return PRE
 
 
-def config_with_named(files: Files, config: Mapping[str, Any]) -> dict[str, Any]:
+def config_with_named(files: Files, config: Mapping[str, Any], arch: str) -> dict[str, Any]:
     """config.json with the ids of tokens that tokenizer_config.json names, where it has none: as in
-    llama.cpp's converter, which asks config.json alone, its own ids are the stronger here.
+    llama.cpp's converter, which asks config.json alone, its own ids are the stronger here. But for
+    the end of text, where the table says so of an architecture.
     """
     made = dict(config)
     inner = config.get("text_config")
@@ -137,7 +138,8 @@ def config_with_named(files: Files, config: Mapping[str, Any]) -> dict[str, Any]
         key, named = f"{kind}_token_id", (files.config or {}).get(f"{kind}_token")
         stated = [where.get(key) for where in (config, inner) if isinstance(where, Mapping)]
         content = named.get("content") if isinstance(named, Mapping) else named
-        if content in ids and all(at is None for at in stated):
+        stronger = kind == "eos" and arch in table().named_eos
+        if content in ids and (stronger or all(at is None for at in stated)):
             made[key] = ids[content]
     return made
 

@@ -46,6 +46,8 @@ class Ranked:
             for text, at in ranks.special(case.rows).items()
         }
         self.model = SimpleNamespace(_mergeable_ranks=ranks.ranks())
+        named = (case.tokenizer_config or {}).get("eos_token", {})
+        self.eos_id = self.special_tokens.get(named.get("content"))
 
     def encode(self, text: str) -> list[int]:
         return ranks.ids(ranks.ranks(), self.special_tokens, text)
@@ -56,6 +58,7 @@ def convert(case: Case, directory: Path) -> dict[str, Any]:
     from conversion.base import TextModel, gguf
     from conversion.deepseek import DeepseekV2Model
     from conversion.glm import Glm4MoeModel
+    from conversion.kimi_linear import KimiLinearModel
     from conversion.llama import LlamaModel
     from conversion.qwen import Qwen2Model
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -63,6 +66,7 @@ def convert(case: Case, directory: Path) -> dict[str, Any]:
     kind = {
         "deepseek2": DeepseekV2Model,
         "glm4moe": Glm4MoeModel,
+        "kimi-linear": KimiLinearModel,
         "llama": LlamaModel,
         "qwen2": Qwen2Model,
     }.get(case.arch, TextModel)

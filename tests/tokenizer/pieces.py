@@ -117,6 +117,10 @@ N = len(pieces())
 SPECIAL = [added(at, text, special=True) for at, text in enumerate(("<unk>", "<s>", "</s>"))]
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 TOOLS = [added(N, "<tool>"), added(N + 1, "<|end|>", special=True)]
+INFILL = [
+    added(32007 + n, f"▁<{text}>", special=True)
+    for n, text in enumerate(("PRE", "SUF", "MID", "EOT"))
+]
 
 
 def decoder(*tokens: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +154,14 @@ def cases() -> dict[str, Case]:
             spm,
             "llama",
             N + 2,
+        ),
+        "spm-infill": Case(
+            None,
+            {**config, "chat_template": "x", "added_tokens_decoder": decoder(*INFILL)},
+            ids,
+            spm,
+            "llama",
+            32016,
         ),
         "fast": Case(fast([*SPECIAL, *TOOLS]), config, ids, {}, "llama", N + 2),
         "fast-no-space": Case(

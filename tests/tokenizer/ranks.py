@@ -85,6 +85,7 @@ def cases() -> dict[str, Case]:
         "ranks-padded": Case(
             None, {**NAMED, "chat_template": "{{ x }}"}, {}, files, "deepseek2", N + 300
         ),
+        "ranks-named-end": Case(None, NAMED, end, files, "kimi-linear", N + 256),
         "ranks-wrapped": Case(
             None,
             None,

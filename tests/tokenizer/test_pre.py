@@ -210,7 +210,7 @@ def test_a_wrong_table_is_refused(wrong: bytes, says: str) -> None:
     base = {
         b"schema": b"schema = 1",
         b"names": b"names = []",
-        b"rest": b'text = ""\nspace_prefix = []\nhash = []\nspecial = []',
+        b"rest": b'text = ""\nspace_prefix = []\nnamed_eos = []\nhash = []\nspecial = []',
         b"chain": b'chain = [{ pre = "b", steps = [], source = "" }]',
     }
     key = wrong.split(b" ")[0]

@@ -4,6 +4,7 @@ damaged.
 
 # SPDX-License-Identifier: MIT
 
+import ctypes
 import json
 import random
 from pathlib import Path
@@ -34,6 +35,7 @@ from tokenizer.test_values import GOLDEN, brief
 from tokenizers import Tokenizer as Library
 
 from ggufmix.errors import ModelError, TokenizerError
+from ggufmix.runtime import _function
 from ggufmix.tokenizer import Tokenizer, load, sentencepiece
 
 TOKENS, SCORES, TYPES = (f"tokenizer.ggml.{key}" for key in ("tokens", "scores", "token_type"))
@@ -70,6 +72,17 @@ def test_same_keys_values_and_order_as_the_converter(name: str, tmp_path: Path) 
     got = {key: brief(value) for key, value in values.items() if key in want}
     assert got == want
     assert list(got) == list(want)
+
+
+def test_llama_cpp_knows_the_tokens_of_an_infill(tmp_path: Path) -> None:
+    """Code Llama's: three by their text, the end of one by the key."""
+    path = written(cases()["spm-infill"].write(tmp_path), tmp_path / "v.gguf", 32016, "llama")
+    with vocabulary(path) as llama:
+        found = [
+            _function(f"llama_vocab_{what}", ctypes.c_int32, ctypes.c_void_p)(llama._vocab)
+            for what in ("fim_pre", "fim_suf", "fim_mid", "eot")
+        ]
+    assert found == [32007, 32008, 32009, 32010]
 
 
 def test_the_library_reads_the_same(tmp_path: Path) -> None:
