@@ -159,7 +159,7 @@ def place_decoder(
     claims.finish(name)
     if not windows:
         note_window(config, claims)
-    note_yarn(config, claims)
+    note_rope(config, claims)
     common = common_values(config, name, block_count)
     return Model(
         name,
@@ -187,14 +187,21 @@ def note_window(config: Config, claims: Claims) -> None:
         )
 
 
-def note_yarn(config: Config, claims: Claims) -> None:
-    """Say where llama.cpp blends other frequencies than the model does: in these architectures it
-    takes no notice of the two keys for that, and it always rounds.
+def note_rope(config: Config, claims: Claims) -> None:
+    """Say where llama.cpp turns heads otherwise than the model does. It has no dynamic rope. With
+    YaRN it blends other frequencies in these architectures: it takes no notice of the two keys for
+    that, and it always rounds.
 
     Source: llama.cpp, src/llama-hparams.h and ggml_rope_yarn_corr_dims (2026-08-04): only Grok and
     Mistral 3 read the keys.
     """
     rope = config.rope
+    if rope.get("rope_type") == "dynamic":
+        claims.notes.append(
+            "rope_scaling dynamic: llama.cpp has none, texts longer than "
+            f"{config.integer('max_position_embeddings')} (max_position_embeddings) get other "
+            "results"
+        )
     if rope.get("rope_type") != "yarn":
         return
     for key, taken in (("beta_fast", 32), ("beta_slow", 1)):

@@ -15,7 +15,7 @@ from ..errors import ModelError
 from .block import Block, Step
 from .claims import Claims
 from .config import Config
-from .decoder import Part, note_yarn
+from .decoder import Part, note_rope
 from .keys import common_values, named
 from .model import Model
 from .names import Names
@@ -91,7 +91,7 @@ def place_hybrid(
         behind(root.at(n_layers))
     name = MODEL_ARCH_NAMES[arch]
     claims.finish(name)
-    note_yarn(config, claims)
+    note_rope(config, claims)
     front = common_values(config, name, n_layers + n_mtp) if common is None else named(common, name)
     front |= {key: v for key, v in named(values, name).items() if key in front}
     return Model(

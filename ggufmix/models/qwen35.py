@@ -24,7 +24,7 @@ from ..tensor import mapped
 from .block import Block, Step
 from .claims import Claims
 from .config import Config
-from .decoder import note_yarn
+from .decoder import note_rope
 from .delta_net import DeltaNet
 from .keys import common_values, expert_widths, named
 from .model import Model
@@ -123,7 +123,7 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
         _mtp_head(root.at(n_layers, "mtp."), hidden, vocab_rows)
     name = MODEL_ARCH_NAMES[arch]
     claims.finish(name)
-    note_yarn(config, claims)
+    note_rope(config, claims)
 
     common = common_values(config, name, block_count)
     values = common | named(_values(arch, config, delta_net, n_mtp, recurrent), name)
