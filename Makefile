@@ -2,16 +2,18 @@
 # make test       set up and run all tests
 # make            lint, types and tests
 # make sanitize   kernel tests with sanitizers
+# make fuzz       every fuzzing target for FUZZ_SECONDS
 # make bench      the tables of the README, measured on this machine
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINNED := --constraint tests/constraints.txt
+FUZZ_SECONDS ?= 4
 READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
 
-.PHONY: all build lint types test sanitize demo bench clean
+.PHONY: all build lint types test sanitize fuzz demo bench clean
 
 all: lint types test
 
@@ -48,6 +50,10 @@ sanitize: $(TOOLS)
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider -o "pythonpath=build/sanitized/lib tests" \
 	  -k "not test_bulk and not compilers" tests/kernels
+
+fuzz: $(TOOLS) build
+	$(BIN)/python -m pip install --quiet atheris $(PINNED)
+	$(BIN)/python tests/fuzz/all.py $(FUZZ_SECONDS)
 
 demo: build
 	$(BIN)/python examples/demo.py

@@ -210,7 +210,7 @@ def read(where: str, raw: bytes, kind: type[T]) -> T:
         return msgspec.toml.decode(raw, type=kind)
     except msgspec.ValidationError as error:
         raise RuleError(f"{where}: {error}", hint=_field_hint(str(error), kind)) from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RuleError(f"{where}: not valid TOML: {error}") from error
 
 
