@@ -91,6 +91,39 @@ def test_scales_are_the_formulas(mode, kind, weighed):
                 assert np.array_equal(got.codes, codes)
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_blocks_of_few_values(mode):
+    """Lattices and masks: a magnitude that a search leaves out is a large part of its block."""
+    rng = np.random.default_rng(7)
+    for few in ([0.3, 1], [0, 0.171, 1.3], [-1, 1, 0.87, -0.55], [0.01, -0.0137, 1e-3], [5]):
+        x = rng.choice(np.float32(few), (140, 260)).astype(plain.BF16)
+        got = quantize(x, Search(mode))
+        codes, scales = plain.quantize(x, Search(mode))
+        assert np.array_equal(got.scales, scales)
+        assert np.array_equal(got.codes, codes)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_cpu_that_flushes_subnormals_gives_the_same(mode):
+    """Other libraries in the process, such as torch, may have told it to."""
+    import torch
+
+    x = np.random.default_rng(8).normal(0, 1e-38, (128, 200)).astype(np.float32)
+    want = quantize(x, Search(mode))
+    torch.set_flush_denormal(True)
+    try:
+        for tier in TIERS:
+            got = quantize(x, Search(mode), tier=tier)
+            assert np.array_equal(got.codes, want.codes)
+            assert np.array_equal(got.scales, want.scales)
+            back = dequantize(got.codes, got.scales, tier=tier)
+            assert back.tobytes() == dequantize(want.codes, want.scales).tobytes()
+    finally:
+        torch.set_flush_denormal(False)
+    values = plain.values_of(want.codes, plain.spread(want.scales, x.shape))
+    assert back.tobytes() == values.tobytes()
+
+
 def test_percentiles_are_those_of_torch():
     """Another interpolation would saturate other weights than the user counted on."""
     import torch
