@@ -18,13 +18,12 @@ import numpy as np
 import pytest
 from checkpoints import BF16, CASES, write
 from listings import Listed, listing
-from plain_gguf import write_f32
 from recurrent import KimiLinear, NemotronH, OneByOne
 
 from ggufmix import models
 from ggufmix.errors import ModelError
 from ggufmix.models import Model, decoder, kimi_linear, latent, mamba
-from ggufmix.runtime import Llama, kl
+from ggufmix.runtime import kl
 from ggufmix.sources import open_checkpoint
 from ggufmix.tensor import held
 
@@ -259,22 +258,6 @@ def test_shapes_that_llama_cpp_loads(listed: str, case: OneByOne) -> None:
 
 def _wide(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n > 1)
-
-
-def test_mtp_block_that_the_config_does_not_state(tmp_path: Path) -> None:
-    """A block of Nemotron's that the config does not mention is kept, and llama.cpp loads it."""
-    for stated, notes in ((None, "kept 1 MTP block"), (2, "config.json states 2 MTP blocks")):
-        model = again("nemotron-h-moe-mtp", num_nextn_predict_layers=stated)
-        assert (model.block_count, model.mtp_blocks) == (5, 1)
-        assert model.notes[-1].startswith(notes)
-    Llama(write_f32(model, tmp_path / "kept.gguf"), mtp=True).close()
-
-
-def test_mtp_block_that_is_not_there() -> None:
-    """A config that promises one which the checkpoint lacks does not reach the file."""
-    model = again("nemotron-h-moe", num_nextn_predict_layers=1)
-    assert (model.block_count, model.mtp_blocks) == (5, 0)
-    assert "nemotron_h_moe.nextn_predict_layers" not in model.values
 
 
 @pytest.mark.parametrize(
