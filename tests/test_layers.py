@@ -44,9 +44,11 @@ MAY_IMPORT = {
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
+    "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "pipeline": NOUNS
     | {"fingerprints", "imatrix", "outline", "placing", "rules", "scanning", "sources", "wishes"}
     | {"writing"},
+    "proof": NOUNS | {"imatrix", "pipeline", "placing", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {
         "calibrating",
@@ -61,8 +63,10 @@ MAY_IMPORT = {
         "pipeline",
         "planning",
         "progress",
+        "proof",
         "report",
         "rules",
+        "verifying",
     },
     "__init__": {"codecs", "errors", "pipeline"},
     "__main__": {"cli"},
