@@ -17,7 +17,7 @@ from typing import Literal
 
 import gguf
 
-from . import checksums, imatrix, placing, planning, rules, scanning, sources, writing
+from . import checksums, fingerprints, imatrix, placing, planning, rules, scanning, sources, writing
 from .codecs import Encoder
 from .container import Value, array, text, texts, u32
 from .errors import FormatError, SourceError, UsageError
@@ -25,7 +25,7 @@ from .placing import Placement
 from .planning import Plan
 from .rules import FallbackName, Gates, Mirror
 from .wishes import Wishes, gather, settle
-from .writing.encoding import Counts, encodings
+from .writing.encoding import Counts, encodings, scannings
 
 OnOutlier = Literal["error", "bf16"]
 
@@ -92,12 +92,16 @@ class Result:
 
     found    what was counted, by tensor name
     inexact  packed weights, by name in the source: groups whose scale float16 does not hold
+    resumed  tensors that an earlier run had written
+    damaged  names of tensors that it had written, but whose bytes had changed since: written again
     """
 
     path: Path
     plan: Plan
     found: Mapping[str, Counts] = field(default_factory=dict)
     inexact: Mapping[str, int] = field(default_factory=dict)
+    resumed: int = 0
+    damaged: Sequence[str] = ()
 
     @property
     def losses(self) -> dict[str, Counts]:
@@ -139,6 +143,7 @@ def convert(
     options: Options | None = None,
     threads: int | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: writing.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Result:
@@ -147,18 +152,20 @@ def convert(
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
     threads    that encode; all cores by default; the bytes are the same for any number
     overwrite  replace an existing output
+    resume     continue what an earlier run has left unfinished, if there is anything; the bytes are
+               those of a run without a break
     progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plan before the first byte is written
-    Other arguments and errors: as `plan`; and WriteError.
+    Other arguments and errors: as `plan`; and WriteError, also where the source, the imatrix or the
+    recipe is not what the unfinished run had.
     """
     path = Path(out)
-    writing.check_place(path, overwrite=overwrite)  # before a scan of hours
-    with _prepared(src, options or Options(recipe=recipe), threads, progress) as (
-        made,
-        model,
-    ):
+    options = options or Options(recipe=recipe)
+    if not (resume and writing.left(path)):
+        writing.check_place(path, overwrite=overwrite)  # before a scan of hours
+    with _prepared(src, options, threads, progress) as (made, model):
         _check_readable(src, made, model)
-        _check_apart(src, path, model)
+        _check_apart(path, model)
         if planned is not None:
             planned(made)
         jobs = encodings(made.tensors, len(made.header))
@@ -170,10 +177,21 @@ def convert(
             lambda sums: made.sealed([sums[t.name][0] for t in made.tensors]),
         )
         written = writing.write(
-            [part], threads=writing.thread_count(threads), overwrite=overwrite, progress=progress
+            [part],
+            threads=writing.thread_count(threads),
+            overwrite=overwrite,
+            progress=progress,
+            resumable=writing.Resumable(Counts, _bound(options, model, made), resume),
         )
+        if written.resumed and options.on_inexact == "nearest":
+            scanning.count_inexact(model.packed)  # this run has not read all of them
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    return Result(path, made, written.found, inexact)
+    return Result(path, made, written.found, inexact, written.resumed, written.damaged)
+
+
+def unfinished(out: str | os.PathLike[str]) -> bool:
+    """Whether a run has left something of this output that can be continued."""
+    return writing.left(Path(out))
 
 
 def of_int4(result: Result) -> Iterator[str]:
@@ -248,7 +266,7 @@ def _prepared(
         made = decided({})
         if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
-            jobs = encodings(made.tensors, scanning=True)
+            jobs = scannings(made.tensors)
             found = writing.run(jobs, threads=writing.thread_count(threads), progress=progress)
             kept = options.on_outlier == "error"
             forced = scanning.forced(
@@ -257,7 +275,10 @@ def _prepared(
             made = decided(forced) if forced else made
             made = replace(
                 made,
-                notes=(*made.notes, *scanning.lattice_notes(found)),
+                notes=(
+                    *made.notes,
+                    *scanning.lattice_notes({n: s.counts for n, s in found.items()}),
+                ),
                 warnings=(
                     *made.warnings,
                     *scanning.outlier_warnings(found, kept=kept),
@@ -288,12 +309,10 @@ def _check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -
     _check_encoders(plan)
 
 
-def _check_apart(src: str | os.PathLike[str], out: Path, model: Placement) -> None:
+def _check_apart(out: Path, model: Placement) -> None:
     """Raise UsageError if the output is a file of the source."""
-    folder = Path(src) if Path(src).is_dir() else Path(src).parent
     for file in model.files:
-        there = folder / file.name
-        if out.exists() and there.exists() and out.samefile(there):
+        if file.path is not None and out.exists() and out.samefile(file.path):
             raise UsageError(
                 f"{out}: expected another file than the source", hint="give another name with -o"
             )
@@ -347,13 +366,26 @@ def _provenance(
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
     chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
     chosen += ["--allow-requantize"] if options.allow_requantize else []
-    return {
+    made = {
         "ggufmix.version": text(version("ggufmix")),
         "ggufmix.recipe": text(choices.recipe.name),
         "ggufmix.options": texts(chosen),
         "ggufmix.source.files": texts([f.name for f in files]),
         "ggufmix.source.sizes": array(gguf.GGUFValueType.UINT64, [f.size for f in files]),
         "ggufmix.source.fingerprints": texts([f.fingerprint for f in files]),
+    }
+    if any(f.revision for f in files):
+        made["ggufmix.source.revisions"] = texts([f.revision or "" for f in files])
+    return made
+
+
+def _bound(options: Options, model: Placement, made: Plan) -> dict[str, str]:
+    """What unfinished files are good for, beside the plan's names, sizes and key-values."""
+    return {
+        "version of ggufmix": version("ggufmix"),
+        "source": fingerprints.of_source(model.files),
+        "imatrix": fingerprints.of_contents(options.imatrix),
+        "recipe": fingerprints.of_words(f"{t.name}={t.encoder.name}" for t in made.tensors),
     }
 
 

@@ -9,23 +9,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from .codecs import Encoder, encoder
 from .errors import InexactError, OutlierError
 from .sources import Packed
-from .writing.encoding import Counts
+from .writing.encoding import BAND_BYTES, Counts, Scanned
 
 
 def forced(
-    counts: Mapping[str, Counts], *, outliers: bool, inexact: bool
+    found: Mapping[str, Scanned], *, outliers: bool, inexact: bool
 ) -> dict[str, tuple[Encoder, str]]:
     """Encoder and reason, by name, of tensors that no block can hold.
 
     outliers  tensors with a value too large for its scale are to be BF16
     inexact   packed tensors with a scale that is no float16 may be F32; else raises InexactError
     """
-    found = {}
-    for name, outlier in _outliers(counts).items() if outliers else ():
+    types = {}
+    for name, outlier in _outliers(found).items() if outliers else ():
         where = f"row {outlier.row}, column {outlier.column}"
         reason = f"outlier at {where}: no scale of a block can hold it"
-        found[name] = (encoder("BF16"), reason)
-    all_inexact = {name: c.inexact for name, c in counts.items() if c.inexact is not None}
+        types[name] = (encoder("BF16"), reason)
+    all_inexact = {name: s.inexact for name, s in found.items() if s.inexact is not None}
     for name, error in all_inexact.items():
         if not inexact:
             n = len(all_inexact)
@@ -39,8 +39,8 @@ def forced(
             )
         where = f"row {error.row}, column {error.column}"
         reason = f"the scale at {where} is no float16: no block can hold it exactly"
-        found[name] = (encoder("F32"), reason)
-    return found
+        types[name] = (encoder("F32"), reason)
+    return types
 
 
 def lattice_notes(counts: Mapping[str, Counts]) -> Iterator[str]:
@@ -54,6 +54,15 @@ def lattice_notes(counts: Mapping[str, Counts]) -> Iterator[str]:
         )
 
 
+def count_inexact(packed: Sequence[Packed]) -> None:
+    """Read the packed weights that are carried over, so that each can say what is not exact."""
+    for weight in packed:
+        if weight.format is not None:
+            step = max(1, BAND_BYTES // weight.cols // weight.unit) * weight.unit
+            for start in range(0, weight.n_rows, step):
+                weight.blocks(start, min(start + step, weight.n_rows))
+
+
 def inexact_warnings(packed: Sequence[Packed]) -> Iterator[str]:
     """Packed weights with groups that are not exact."""
     for weight in packed:
@@ -61,9 +70,9 @@ def inexact_warnings(packed: Sequence[Packed]) -> Iterator[str]:
             yield f"{weight.name}: {n} groups get the nearest float16 of their scale"
 
 
-def outlier_warnings(counts: Mapping[str, Counts], *, kept: bool) -> Iterator[str]:
+def outlier_warnings(found: Mapping[str, Scanned], *, kept: bool) -> Iterator[str]:
     """Tensors with a value too large for its scale; `kept`: in the type that was planned."""
-    for name, error in _outliers(counts).items():
+    for name, error in _outliers(found).items():
         where = (
             f"{name}: row {error.row}, column {error.column} is too large for the scale of a block"
         )
@@ -72,5 +81,5 @@ def outlier_warnings(counts: Mapping[str, Counts], *, kept: bool) -> Iterator[st
         )
 
 
-def _outliers(counts: Mapping[str, Counts]) -> dict[str, OutlierError]:
-    return {name: c.outlier for name, c in counts.items() if c.outlier is not None}
+def _outliers(found: Mapping[str, Scanned]) -> dict[str, OutlierError]:
+    return {name: s.outlier for name, s in found.items() if s.outlier is not None}

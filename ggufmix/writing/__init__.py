@@ -15,6 +15,9 @@ it does is its own affair; this package knows threads, disks and order:
 - In that order each range gets its checksum (XXH64), and when a part has all of its data its header
   is sealed: written with the checksums in it, if it has a place for them.
 - A file is `OUT.part`, locked, until every byte of every part is on disk; then all are renamed.
+- A run that is `Resumable` keeps a journal beside it: see `keeping` for what is written when. When
+  it is continued, what the journal claims is read again, and jobs whose checksums are not right are
+  done again. So are jobs that were under way.
 
 `encoding` has the jobs of a GGUF plan. Others may bring their own.
 """
@@ -22,6 +25,7 @@ it does is its own affair; this package knows threads, disks and order:
 # SPDX-License-Identifier: MIT
 
 from .jobs import Extent, Found, Job, Made, Part, Piece, Sums, Written
+from .keeping import Resumable, left
 from .places import check_place
 from .running import Progress, run, thread_count
 from .whole import write
@@ -34,9 +38,11 @@ __all__ = [
     "Part",
     "Piece",
     "Progress",
+    "Resumable",
     "Sums",
     "Written",
     "check_place",
+    "left",
     "run",
     "thread_count",
     "write",

@@ -38,16 +38,12 @@ class Counts:
     flushed    blocks whose scale went to zero
     wiped      blocks in which one value drowned all others
     groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
-    outlier    the first value that no block holds, where a scan met one
-    inexact    the first packed group whose scale no block holds, where a scan met one
     """
 
     flushed: int = 0
     wiped: int = 0
     recovered: int = 0
     groups: int = 0
-    outlier: OutlierError | None = None
-    inexact: InexactError | None = None
 
     def __add__(self, other: Counts) -> Counts:
         """Both; `other` comes after."""
@@ -56,6 +52,26 @@ class Counts:
             self.wiped + other.wiped,
             self.recovered + other.recovered,
             self.groups + other.groups,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a scan found in bands of a tensor.
+
+    counts   of what could be encoded
+    outlier  the first value that no block holds
+    inexact  the first packed group whose scale no block holds
+    """
+
+    counts: Counts = Counts()
+    outlier: OutlierError | None = None
+    inexact: InexactError | None = None
+
+    def __add__(self, other: Scanned) -> Scanned:
+        """Both; `other` comes after."""
+        return Scanned(
+            self.counts + other.counts,
             self.outlier if self.outlier is not None else other.outlier,
             self.inexact if self.inexact is not None else other.inexact,
         )
@@ -65,13 +81,11 @@ class Counts:
 class Encoding:
     """The job of one tensor.
 
-    base      where the tensor data starts in the file, in bytes
-    scanning  nothing is written: what no block holds is found, not raised
+    base  where the tensor data starts in the file, in bytes
     """
 
     planned: Planned
     base: int = 0
-    scanning: bool = False
 
     @property
     def name(self) -> str:
@@ -105,15 +119,8 @@ class Encoding:
 
     def make(self, start: int, stop: int) -> Made[Counts]:
         """Rows start..stop as blocks."""
-        try:
-            blocks, found = self._blocks(start, stop)
-        except (OutlierError, InexactError) as error:
-            if not self.scanning:
-                raise
-            met = (error, None) if isinstance(error, OutlierError) else (None, error)
-            return Made((), Counts(outlier=met[0], inexact=met[1]))
-        at = start * self.planned.row_bytes
-        return Made((Piece(0, at, blocks.data.cast("B")),), found)
+        blocks, found = self._blocks(start, stop)
+        return Made((Piece(0, start * self.planned.row_bytes, blocks.data.cast("B")),), found)
 
     def _blocks(self, start: int, stop: int) -> tuple[NDArray[np.uint8], Counts]:
         planned = self.planned
@@ -149,8 +156,51 @@ class Encoding:
         )
 
 
-def encodings(
-    tensors: Sequence[Planned], base: int = 0, *, scanning: bool = False
-) -> list[Encoding]:
+@dataclass(frozen=True, slots=True)
+class Scanning:
+    """The same with nothing to write: what no block holds is found, not raised."""
+
+    of: Encoding
+
+    @property
+    def name(self) -> str:
+        """GGUF name."""
+        return self.of.name
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the rows that are read."""
+        return self.of.source_bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all matrices."""
+        return self.of.n_rows
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """None."""
+        return ()
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        """Those of the job."""
+        return self.of.bands()
+
+    def make(self, start: int, stop: int) -> Made[Scanned]:
+        """What is found in rows start..stop."""
+        try:
+            return Made((), Scanned(self.of.make(start, stop).found))
+        except OutlierError as error:
+            return Made((), Scanned(outlier=error))
+        except InexactError as error:
+            return Made((), Scanned(inexact=error))
+
+
+def encodings(tensors: Sequence[Planned], base: int = 0) -> list[Encoding]:
     """The jobs of tensors whose data starts at byte `base`."""
-    return [Encoding(planned, base, scanning) for planned in tensors]
+    return [Encoding(planned, base) for planned in tensors]
+
+
+def scannings(tensors: Sequence[Planned]) -> list[Scanning]:
+    """The jobs of a scan."""
+    return [Scanning(job) for job in encodings(tensors)]

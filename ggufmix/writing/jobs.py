@@ -107,7 +107,15 @@ class Part(Generic[F_co]):
 
 @dataclass(frozen=True, slots=True)
 class Written(Generic[F_co]):
-    """What came out: what was found, and checksums, each by the names of the jobs."""
+    """What came out.
+
+    found    by the names of the jobs
+    sums     by the names of the jobs
+    resumed  jobs that an earlier run had done
+    damaged  names of jobs that it had done, but whose data were no longer so: they were done again
+    """
 
     found: Mapping[str, F_co]
     sums: Sums
+    resumed: int = 0
+    damaged: Sequence[str] = ()

@@ -33,13 +33,27 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise WriteError(f"{path.parent} is no directory", hint="create it first")
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Raise WriteError unless so many bytes are free."""
+def check_room(paths: Sequence[Path], size: int) -> None:
+    """Raise WriteError unless `size` bytes are free, or taken already by the unfinished files."""
+    folder = paths[0].parent
+    needed = missing(paths, size)
     if (free := shutil.disk_usage(folder).free) < needed:
         raise WriteError(
             f"{folder}: too little space: {needed} bytes needed, {free} free",
-            hint="nothing was written",
+            hint="nothing was written" if needed == size else "what was written before is kept",
         )
+
+
+def missing(paths: Sequence[Path], size: int) -> int:
+    """How many of `size` bytes the unfinished files do not take yet."""
+    return max(0, size - sum(_taken(unfinished(path)) for path in paths))
+
+
+def _taken(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
 
 
 def unfinished(path: Path) -> Path:
@@ -47,15 +61,23 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def begin(path: Path) -> int:
-    """Open what is to become `path`, empty, and lock it: two runs would write one file as both."""
+def begin(path: Path, *, fresh: bool = True, named: bool = False) -> int:
+    """Open what is to become `path` and lock it: two runs would write one file as both.
+
+    fresh  empty it
+    named  it may have its name already: then it is made unfinished again
+    """
+    there = path if named and not unfinished(path).exists() and path.exists() else unfinished(path)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    out = os.open(unfinished(path), flags, 0o666)
+    out = os.open(there, flags, 0o666)
     try:
         _lock(out)
-        if not os.path.samestat(os.fstat(out), os.lstat(unfinished(path))):
+        if not os.path.samestat(os.fstat(out), os.lstat(there)):
             raise BlockingIOError  # the other run has ended between our two calls
-        os.ftruncate(out, 0)
+        if there == path:
+            os.replace(path, unfinished(path))
+        if fresh:
+            os.ftruncate(out, 0)
     except (BlockingIOError, FileNotFoundError) as error:
         os.close(out)
         raise WriteError(
@@ -78,7 +100,7 @@ def reserve(out: int, size: int) -> None:
             errno.ENOSYS,
         ):
             raise
-        os.ftruncate(out, size)
+    os.ftruncate(out, size)
 
 
 def put(out: int, data: bytes | memoryview, at: int) -> None:
@@ -94,12 +116,7 @@ def rename(paths: Sequence[Path]) -> None:
     for path in paths:
         os.replace(unfinished(path), path)
     for folder in dict.fromkeys(path.parent for path in paths):
-        _sync_folder(folder)
-
-
-def disk_hint(error: OSError) -> str | None:
-    """What to say of an error of the disk."""
-    return "the disk is full" if error.errno == errno.ENOSPC else None
+        sync_folder(folder)
 
 
 def _lock(out: int) -> None:
@@ -110,7 +127,8 @@ def _lock(out: int) -> None:
             raise  # those: a file system without locks, where the user has to see to it
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Return when the names of the files in a folder are on disk."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -16,7 +16,7 @@ from ggufmix.errors import NotFiniteError, OutlierError, WriteError
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
 from ggufmix.writing import encoding, places
-from ggufmix.writing.encoding import Counts, encodings
+from ggufmix.writing.encoding import Counts, encodings, scannings
 
 
 def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
@@ -84,7 +84,7 @@ def test_an_outlier_is_named_and_a_scan_collects_all(tmp_path: Path) -> None:
     with pytest.raises(OutlierError, match=r"a: row 7, column 33"):
         write(plan(values), tmp_path / "x.gguf")
     assert list(tmp_path.iterdir()) == []
-    found = writing.run(encodings(plan(values).tensors, scanning=True), threads=2)
+    found = writing.run(scannings(plan(values).tensors), threads=2)
     assert {n: (c.outlier.row, c.outlier.column) for n, c in found.items() if c.outlier} == {
         "a": (7, 33),
         "c": (39, 0),
