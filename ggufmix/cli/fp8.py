@@ -14,8 +14,8 @@ from .options import Json, Threads
 from .said import note, shown
 
 if TYPE_CHECKING:
-    from ..fp8.converting import Planned
     from ..fp8.reviewing import Review
+    from ..fp8.saving import Planned
 
 Checkpoint = Annotated[
     Path | None,
@@ -33,6 +33,9 @@ Folder = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write into a folder that has files in it.")
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with what a run that was stopped has left.")
 ]
 ShardSize = Annotated[
     str | None,
@@ -134,11 +137,12 @@ def fp8(
     ] = False,
     threads: Threads = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint in block FP8, for vLLM, SGLang and transformers."""
     from .. import progress
-    from ..fp8 import converting
+    from ..fp8 import converting, saving
     from ..fp8.coding import Search
 
     given = {"mode": mode, "factor": rms_factor, "percentile": percentile, "grid": grid}
@@ -150,21 +154,45 @@ def fp8(
         scale_dtype=_one_of("--scale-dtype", scale_dtype, ("bf16", "f32")),
         pow2=_one_of("--scale", scale, ("any", "pow2")) == "pow2",
         statistics=activation_stats,
-        max_shard_size=None if max_shard_size is None else converting.bytes_of(max_shard_size),
+        max_shard_size=None if max_shard_size is None else saving.bytes_of(max_shard_size),
         verify_samples=verify_samples,
         verify=not skip_verify,
     )
     with progress.shown() as bar:
-        result = converting.convert(
-            _source(src, input_dir),
-            out,
-            options,
-            threads=threads,
-            overwrite=overwrite,
-            progress=bar.step,
-            announce=_announce,
-        )
+        how = saving.How(threads, overwrite, resume, bar.step, _announce)
+        result = converting.convert(_source(src, input_dir), out, options, how)
     _report(result.review, out, as_json=as_json, extra={"written": _written(result.planned)})
+
+
+def dequantize(
+    src: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="Checkpoint whose weights are in FP8, INT4 or MXFP4."),
+    ],
+    *,
+    out: Folder,
+    dtype: Annotated[
+        str, typer.Option(metavar="bf16|f32", help="What the weights become; F32 is exact.")
+    ] = "bf16",
+    max_shard_size: ShardSize = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Write a checkpoint of packed weights in BF16: what `fp8` does, backwards."""
+    from .. import progress, report
+    from ..fp8 import dequantizing, saving
+
+    kind = _one_of("--dtype", dtype, ("bf16", "f32"))
+    with progress.shown() as bar:
+        how = saving.How(threads, overwrite, resume, bar.step, _announce_plain)
+        size = None if max_shard_size is None else saving.bytes_of(max_shard_size)
+        planned = dequantizing.dequantize(src, out, kind, max_shard_size=size, how=how)
+    print(f"{out}: {report.size(planned.size)}, {planned.fp8} weights in {kind.upper()}")
+
+
+def _announce_plain(planned: "Planned") -> None:
+    _announce(planned, "are unpacked")
 
 
 def _source(src: Path | None, input_dir: Path | None) -> Path:
@@ -180,19 +208,18 @@ def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
     return given.lower()
 
 
-def _announce(planned: "Planned") -> None:
+def _announce(planned: "Planned", becomes: str = "become FP8") -> None:
     from .. import report
 
     for sentence in planned.warnings:
         print(f"warning: {shown(sentence)}", file=sys.stderr)
     for name, why in planned.side.left:
         note(f"not copied: {name} ({why})")
-    if planned.choice is not None:
-        fp8 = sum(d.fp8 for d in planned.choice.decisions)
-        note(
-            f"{fp8} weights become FP8, {len(planned.choice.decisions) - fp8} stay as they are; "
-            f"{report.size(planned.size)} in {len(planned.shards)} files"
-        )
+    n = len(planned.shards)
+    note(
+        f"{planned.fp8} weights {becomes}, {planned.kept} stay as they are; "
+        f"{report.size(planned.size)} in {n} file{'s' * (n != 1)}"
+    )
 
 
 def _written(planned: "Planned") -> dict[str, Any]:

@@ -1,16 +1,12 @@
-"""From a checkpoint to a block-FP8 checkpoint, and back to one in BF16.
-
-The order of the work is that of trust: shards first, each as a `.part` until all are whole, then
-what lies beside them, the index, and config.json at the very end; before that no loader takes the
-folder for a model.
-"""
+"""From a checkpoint to one in block FP8."""
 
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import sources
-from ..errors import ModelError, SourceError, UsageError
+from ..errors import ModelError, SourceError
 from ..sources import Checkpoint, StoredTensor
-from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
-from ..writing import Extent, Part, Progress, thread_count, write
+from ..writing import Extent
 from . import config, places, shards, stats
 from .choosing import Choice, choose
 from .coding import BLOCK, Scale, Search
-from .jobs import Coding, Copying
+from .jobs import Coding, Copying, Weights
 from .losses import Lost
 from .naming import WEIGHT, Matrix
 from .rereading import reread
 from .reviewing import Review, Reviewed
+from .saving import How, Planned, copied, refuse_bare, save
 
 ScaleDtype = Literal["bf16", "f32"]
 SCALES = "_scale_inv"
@@ -67,6 +63,24 @@ class Options:
     verify: bool = True
 
     @property
+    def scale(self) -> Scale:
+        """What scales are rounded to."""
+        return "pow2" if self.pow2 else self.scale_dtype
+
+    @property
+    def stored(self) -> str:
+        """What scales are stored in, as safetensors calls it."""
+        return self.scale_dtype.upper()
+
+    @property
+    def text(self) -> str:
+        """All that the bytes of the weights depend on."""
+        known = None
+        if self.statistics is not None:
+            known = hashlib.sha256(Path(self.statistics).read_bytes()).hexdigest()
+        return repr((self.search, self.scale, self.stored, known))
+
+    @property
     def calibration(self) -> str:
         """Mode and what it was given, in a few words."""
         search = self.search
@@ -83,28 +97,6 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """What is going to be written.
-
-    shards    files of weights, in the order in which they are written
-    config    the new config.json
-    side      what is copied and what is left
-    warnings  sentences
-    """
-
-    shards: Sequence[shards.Shard]
-    config: Mapping[str, Any]
-    side: places.SideFiles
-    choice: Choice | None
-    warnings: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files of weights."""
-        return sum(shard.size for shard in self.shards)
-
-
-@dataclass(frozen=True, slots=True)
 class Result:
     """What came out."""
 
@@ -117,123 +109,65 @@ def convert(
     src: str | os.PathLike[str],
     out: str | os.PathLike[str],
     options: Options | None = None,
-    *,
-    threads: int | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-    announce: Callable[[Planned], None] | None = None,
+    how: How | None = None,
 ) -> Result:
     """Write a checkpoint in block FP8.
 
-    src        folder with config.json and safetensors
-    out        folder, which is made; where it has files in it, `overwrite` is needed
-    announce   called with what is planned before anything is written
+    src  folder with config.json and safetensors
+    out  folder, which is made; where it has files in it, `how` has to say what to do with them
     Raises the errors of ggufmix.errors. A review that says FAIL raises nothing.
     """
-    options = options or Options()
+    options, how = options or Options(), how or How()
     folder = Path(out)
     with sources.open_checkpoint(src) as source:
         places.check_folder(
-            folder, source.directory, [f.name for f in source.files], may_exist=overwrite
+            folder,
+            source.directory,
+            [f.name for f in source.files],
+            may_exist=how.overwrite or how.resume,
         )
-        planned, jobs = _planned(source, options)
-        if announce is not None:
-            announce(planned)
-        found = save(
-            source, folder, planned, jobs, threads=threads, overwrite=overwrite, progress=progress
+        tensors = plain_tensors(source)
+        choice = choose(tensors, source.config, options.preset, options.keep, options.quantize)
+        weights, remarks = _statistics(source, choice, options)
+        fp8 = sum(d.fp8 for d in choice.decisions)
+        planned = Planned(
+            shards.plan(list(_pieces(tensors, choice, options.stored)), options.max_shard_size),
+            config.quantized(source.config, choice.not_converted),
+            places.side_files(source.directory, [f.name for f in source.files]),
+            fp8,
+            len(choice.decisions) - fp8,
+            (*choice.warnings, *remarks),
         )
-        assert planned.choice is not None
-        weights = tuple(
-            Reviewed(
-                f"{m.module}{WEIGHT}", m.tensor.shape, found.get(f"{m.module}{WEIGHT}", Lost())
-            )
-            for m in planned.choice.quantized
-        )
-        if options.verify:
+        if how.announce is not None:
+            how.announce(planned)
+
+        def jobs(shard: shards.Shard) -> Sequence[Any]:
+            return [_job(shard, piece, options, weights) for piece in shard.pieces if piece.size]
+
+        found = save(source, folder, planned, jobs, how, options.text)
+        names = {f"{m.module}{WEIGHT}": m.tensor.shape for m in choice.quantized}
+        reviewed = None
+        if found is not None:
+            lost = found  # of a weight without values nothing is found
+            reviewed = [Reviewed(n, shape, lost.get(n, Lost())) for n, shape in names.items()]
+        if options.verify or reviewed is None:
+            samples = options.verify_samples if options.verify else 0
             review = reread(
-                source, folder, planned.choice, weights, options.calibration, options.verify_samples
+                source, folder, choice, reviewed, options.calibration, samples, how.threads
             )
         else:
             passed = sum(isinstance(p.key, StoredTensor) for s in planned.shards for p in s.pieces)
-            review = Review(options.calibration, len(planned.shards), weights, passed, 0, 0)
+            n_files = len(planned.shards)
+            review = Review(options.calibration, n_files, tuple(reviewed), passed, 0, 0)
     return Result(folder, planned, review)
 
 
-def _planned(
-    source: Checkpoint, options: Options
-) -> tuple[Planned, Callable[[shards.Shard], list[Any]]]:
-    tensors = plain_tensors(source)
-    choice = choose(tensors, source.config, options.preset, options.keep, options.quantize)
-    weights, remarks = _statistics(source, choice, options)
-    stored = options.scale_dtype.upper()
-    scale: Scale = "pow2" if options.pow2 else options.scale_dtype
-    pieces = list(_pieces(tensors, choice, stored))
-
-    def jobs(shard: shards.Shard) -> list[Any]:
-        made: list[Any] = []
-        for piece in shard.pieces:
-            extents = tuple(Extent(shard.offsets[e.name], e.size) for e in piece.entries)
-            if isinstance(piece.key, Matrix):
-                made.append(
-                    Coding(
-                        piece.key,
-                        (extents[0], extents[1]),
-                        options.search,
-                        scale,
-                        stored,
-                        weights,
-                    )
-                )
-            else:
-                made.append(Copying(piece.key, (extents[0],)))
-        return made
-
-    planned = Planned(
-        shards.plan(pieces, options.max_shard_size),
-        config.quantized(source.config, choice.not_converted),
-        places.side_files(source.directory, [f.name for f in source.files]),
-        choice,
-        (*choice.warnings, *remarks),
-    )
-    return planned, jobs
-
-
-def save(
-    source: Checkpoint,
-    folder: Path,
-    planned: Planned,
-    jobs: Callable[[shards.Shard], list[Any]],
-    *,
-    threads: int | None,
-    overwrite: bool,
-    progress: Progress | None,
-) -> Mapping[str, Lost]:
-    """Write what is planned. Returns what was found, by the names of the jobs."""
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        written = write(
-            [
-                Part(folder / shard.name, shard.header, jobs(shard), shard.size)
-                for shard in planned.shards
-            ],
-            threads=thread_count(threads),
-            overwrite=overwrite,
-            progress=progress,
-        )
-    except BaseException:
-        if made and not any(folder.iterdir()):
-            folder.rmdir()
-        raise
-    for path in places.stale(folder, [shard.name for shard in planned.shards]):
-        path.unlink()
-    for name in planned.side.copied:
-        places.copy(source.directory, folder, name)
-    index = shards.index(planned.shards)
-    if index is not None:
-        places.put_json(folder / INDEX, index)
-    places.put_json(folder / "config.json", planned.config)
-    return written.found
+def _job(shard: shards.Shard, piece: shards.Piece, options: Options, weights: Weights) -> Any:
+    extents = [Extent(shard.offsets[entry.name], entry.size) for entry in piece.entries]
+    if isinstance(piece.key, Matrix):
+        both = extents[0], extents[1]
+        return Coding(piece.key, both, options.search, options.scale, options.stored, weights)
+    return Copying(piece.key, (extents[0],))
 
 
 def plain_tensors(source: Checkpoint) -> Mapping[str, StoredTensor]:
@@ -245,12 +179,7 @@ def plain_tensors(source: Checkpoint) -> Mapping[str, StoredTensor]:
             f"are {packed[0].packing}",
             hint="`ggufmix dequantize` makes a BF16 checkpoint of it, which can then be quantized",
         )
-    for tensor in source.tensors.values():
-        if tensor.stored.startswith("F8_") and len(tensor.shape) >= 2:
-            raise SourceError(
-                f"{tensor.file}: {tensor.name} is {tensor.stored}, and there are no scales for it",
-                hint="its values mean nothing without them: get the checkpoint it was made from",
-            )
+    refuse_bare(source, {})
     method = config.says_quantized(source.config)
     if method is not None:
         raise ModelError(
@@ -290,15 +219,9 @@ def _pieces(
             yield shards.Piece(tensor.file, entries, matrix)
 
 
-def copied(tensor: StoredTensor) -> shards.Piece:
-    """A tensor that stays as it is."""
-    entry = shards.Entry(tensor.name, tensor.stored, tensor.shape, BITS[tensor.stored])
-    return shards.Piece(tensor.file, (entry,), tensor)
-
-
 def _statistics(
     source: Checkpoint, choice: Choice, options: Options
-) -> tuple[Callable[[Matrix], NDArray[np.float32] | None], Sequence[str]]:
+) -> tuple[Weights, Sequence[str]]:
     if options.statistics is None:
         return lambda _: None, ()
     if options.search.mode not in ("rms", "mse"):
@@ -317,19 +240,3 @@ def _statistics(
             f"{read.name} holds maxima of activations; their squares stand in for mean squares"
         )
     return lambda m: vector(m.stored, m.expert, m.tensor.cols), remarks
-
-
-def bytes_of(size: str) -> int:
-    """Bytes of "5GB", "500MB" or "2GiB". Raises UsageError."""
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30}
-    text = size.strip().upper()
-    for unit, factor in units.items():
-        number = text.removesuffix(unit)
-        if number != text:
-            try:
-                value = float(number) * factor
-            except ValueError:
-                break
-            if 1 <= value < 1 << 62:
-                return int(value)
-    raise UsageError(f"expected a size such as 5GB or 500MiB, got {size!r}")

@@ -96,13 +96,15 @@ def reread(
     source: Checkpoint,
     out: Path,
     choice: Choice,
-    weights: Sequence[Reviewed],
+    weights: Sequence[Reviewed] | None,
     calibration: str,
     samples: int,
     threads: int | None = None,
 ) -> Review:
     """Read back some of what was just written: of each file `samples` FP8 weights, which have to
     cost what they cost when they were made, and everything that was copied.
+
+    weights  as they were found when they were made; None: all of them are read back
     """
     with sources.open_checkpoint(out) as written:
         by_name = {f"{m.module}{WEIGHT}": m for m in choice.quantized}
@@ -113,7 +115,7 @@ def reread(
         jobs: list[Any] = [
             _Measuring(packed.name, by_name[packed.name], packed)
             for of_file in by_file.values()
-            for packed in _spread(of_file, samples)
+            for packed in (of_file if weights is None else _spread(of_file, samples))
         ]
         n_read = len(jobs)
         copies = _copies(written, source, {p.name for p in shown.packed})
@@ -123,6 +125,9 @@ def reread(
         for name, found in seen.items()
         if found.differing
     ]
+    if weights is None:
+        shapes = {name: matrix.tensor.shape for name, matrix in by_name.items()}
+        weights = [Reviewed(n, s, seen[n].lost if n in seen else Lost()) for n, s in shapes.items()]
     checked = []
     for weight in weights:
         found = seen.get(weight.name)

@@ -1,0 +1,243 @@
+"""Whole folders in FP8: what is in them, and that it depends on nothing but the source."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from fp8.models import (
+    DENSE,
+    MOE,
+    SIDE,
+    arrays_of,
+    config_of,
+    dense,
+    folder,
+    loaded,
+    moe,
+    split,
+    stored,
+)
+from fp8.plain import quantize
+
+from ggufmix.errors import UsageError
+from ggufmix.fp8.coding import Mode, Search
+from ggufmix.fp8.converting import Options, convert
+from ggufmix.fp8.saving import How, bytes_of
+from ggufmix.sources.layout import INDEX
+
+MODES: tuple[Mode, ...] = ("max", "rms", "percentile", "mse")
+
+
+@pytest.mark.parametrize("scale", ["bf16", "f32", "pow2"])
+def test_every_tensor(tmp_path: Path, scale: str) -> None:
+    """FP8 weights with their scales, experts one by one under the names of engines, everything else
+    as it was: nothing lost, nothing invented.
+    """
+    out = tmp_path / "out"
+    dtype = "f32" if scale == "f32" else "bf16"
+    options = Options(search=Search("max"), scale_dtype=dtype, pow2=scale == "pow2")
+    result = convert(moe(tmp_path / "src"), out, options)
+    found = loaded(out / "model.safetensors")
+    expected = split(arrays_of(MOE))
+    fp8 = {name for name in found if f"{name}_scale_inv" in found}
+    assert fp8 == {w.name for w in result.review.weights}
+    assert found.keys() == expected.keys() | {f"{name}_scale_inv" for name in fp8}
+    assert not any(".shared_expert." in name or "visual" in name for name in fp8)
+    assert sum(".experts." in name for name in fp8) == 5 * 4 * 3
+    for name, values in expected.items():
+        if name in fp8:
+            scales = found[f"{name}_scale_inv"]
+            assert scales.dtype == (np.float32 if scale == "f32" else ml_dtypes.bfloat16)
+            codes, exact = quantize(values.astype(np.float32), options.search, scale)
+            np.testing.assert_array_equal(found[name].view(np.uint8), codes)
+            np.testing.assert_array_equal(scales.astype(np.float32), exact)
+        else:
+            assert found[name].dtype == values.dtype
+            assert found[name].tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layouts_threads_and_shards(tmp_path: Path, mode: Mode) -> None:
+    """Stacked experts and single ones, one thread and three, one file and many: the same bytes of
+    every tensor, and the same sums of errors.
+    """
+    options = Options(search=Search(mode))
+    first = convert(moe(tmp_path / "a"), tmp_path / "out", options, How(threads=1))
+    expected = stored(tmp_path / "out")
+    for number, (fused, threads, shards, size) in enumerate(
+        ((True, 3, 1, None), (False, 1, 3, None), (True, 2, 2, 400_000), (False, 3, 1, 1))
+    ):
+        src = moe(tmp_path / f"src{number}", shards, fused=fused)
+        more = Options(search=Search(mode), max_shard_size=size)
+        other = convert(src, tmp_path / f"out{number}", more, How(threads=threads))
+        assert stored(tmp_path / f"out{number}") == expected
+        assert {w.name: w.lost for w in other.review.weights} == {
+            w.name: w.lost for w in first.review.weights
+        }
+
+
+def test_modes_differ(tmp_path: Path) -> None:
+    """The toolkit that came before wrote the same bytes for rms and max."""
+    src = dense(tmp_path / "src")
+    made = []
+    for mode in MODES:
+        convert(src, tmp_path / mode, Options(search=Search(mode)))
+        made.append(stored(tmp_path / mode)["mtp.layers.0.mlp.up_proj.weight"])
+    assert len({*made}) == len(MODES)
+
+
+def test_config_says_what_is_there(tmp_path: Path) -> None:
+    """The keys that engines read, the list of what is not FP8, and all else as it was."""
+    out = tmp_path / "out"
+    convert(dense(tmp_path / "src"), out)
+    made = config_of(out)
+    about = made.pop("quantization_config")
+    assert made == DENSE.raw_config()
+    listed = about.pop("modules_to_not_convert")
+    assert about == {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": [128, 128],
+    }
+    assert "lm_head" in listed  # tied: transformers has the module, and would make it FP8
+    tensors = stored(out)
+    for module in listed:
+        if module != "lm_head":
+            assert f"{module}.weight" in tensors
+            assert f"{module}.weight_scale_inv" not in tensors
+
+
+def test_config_is_not_rounded(tmp_path: Path) -> None:
+    """Order of keys, small floats, Infinity and other scripts come through."""
+    src = dense(tmp_path / "src")
+    text = json.dumps({**DENSE.raw_config(), "x": [1e-06, float("inf"), 0.1, "Größe", None]})
+    (src / "config.json").write_text(text)
+    convert(src, tmp_path / "out")
+    made = json.loads((tmp_path / "out" / "config.json").read_text())
+    before = json.loads(text)
+    assert list(made)[:-1] == list(before)
+    assert {k: v for k, v in made.items() if k != "quantization_config"} == before
+
+
+def test_index_and_shards(tmp_path: Path) -> None:
+    """By default files are named as in the source; --max-shard-size packs anew. The index has every
+    tensor and the size of them all, which the toolkit before left at that of BF16.
+    """
+    src = dense(tmp_path / "src", shards=3)
+    for name, options in (("as", Options()), ("anew", Options(max_shard_size=200_000))):
+        out = tmp_path / name
+        convert(src, out, options)
+        index = json.loads((out / INDEX).read_text())
+        files = sorted(p.name for p in out.glob("*.safetensors"))
+        assert {*index["weight_map"].values()} == {*files}
+        if name == "as":
+            assert files == sorted(p.name for p in src.glob("*.safetensors"))
+        else:
+            n = len(files)
+            assert n > 3
+            assert files == [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
+        size = 0
+        for file in files:
+            held = loaded(out / file)
+            assert {n for n, f in index["weight_map"].items() if f == file} == held.keys()
+            size += sum(v.nbytes for v in held.values())
+            for weight in held:
+                if weight.endswith("_scale_inv"):
+                    assert weight.removesuffix("_scale_inv") in held
+        assert index["metadata"]["total_size"] == size
+    convert(src, tmp_path / "one", Options(max_shard_size=10**9))
+    assert [p.name for p in (tmp_path / "one").glob("*.safetensors")] == ["model.safetensors"]
+    assert not (tmp_path / "one" / INDEX).exists()
+
+
+def test_values_lie_where_their_dtype_needs_them(tmp_path: Path) -> None:
+    """A file in which a BF16 value begins at an odd byte cannot be mapped: sorted by size."""
+    out = tmp_path / "out"
+    convert(dense(tmp_path / "src"), out)
+    raw = (out / "model.safetensors").read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    assert n % 8 == 0
+    widths = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
+    entries = json.loads(raw[8 : 8 + n])
+    del entries["__metadata__"]
+    assert {e["dtype"] for e in entries.values()} == widths.keys()
+    assert all(e["data_offsets"][0] % widths[e["dtype"]] == 0 for e in entries.values())
+
+
+def test_what_lies_beside(tmp_path: Path) -> None:
+    """Tokenizer, processor, templates, cards and code are copied; weights in other forms are not,
+    and are named. Links become files.
+    """
+    src = dense(tmp_path / "src")
+    (tmp_path / "elsewhere.txt").write_text("linked")
+    (src / "merges.txt").symlink_to(tmp_path / "elsewhere.txt")
+    for name in ("pytorch_model.bin", "original/consolidated.00.pth", "onnx/model.onnx"):
+        (src / name).parent.mkdir(exist_ok=True)
+        (src / name).write_bytes(b"weights")
+    (src / "pytorch_model.bin.index.json").write_text("{}")
+    (src / ".gitattributes").write_text("x")
+    (src / ".git").mkdir()
+    (src / ".git" / "HEAD").write_text("x")
+    (src / "linked").symlink_to(tmp_path, target_is_directory=True)
+    out = tmp_path / "out"
+    result = convert(src, out)
+    there = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    assert there == {*SIDE, "merges.txt", "config.json", "model.safetensors"}
+    for name, data in SIDE.items():
+        assert (out / name).read_bytes() == data
+    assert (out / "merges.txt").read_text() == "linked"
+    assert not any(p.is_symlink() for p in out.rglob("*"))
+    assert {name for name, _ in result.planned.side.left} == {
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "original/consolidated.00.pth",
+        "onnx/model.onnx",
+        ".gitattributes",
+        ".git",
+        "linked",
+    }
+
+
+def test_dtypes_of_the_source(tmp_path: Path) -> None:
+    """F32 and F16 weights are quantized from what they are; integers and scalars are copied."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((256, 128)).astype(np.float32)
+    at = "model.layers.0.mlp."
+    arrays = {
+        f"{at}gate_proj.weight": w,
+        f"{at}up_proj.weight": w.astype(np.float16),
+        f"{at}down_proj.weight": w.astype(ml_dtypes.bfloat16),
+        "count": np.array(3, np.int64),
+        "nothing": np.zeros((0,), np.float32),
+    }
+    src = folder(tmp_path / "src", {"architectures": ["X"]}, arrays)
+    convert(src, tmp_path / "out", Options(search=Search("max")))
+    found = loaded(tmp_path / "out" / "model.safetensors")
+    for part in ("gate", "up", "down"):
+        name = f"{at}{part}_proj.weight"
+        codes, _ = quantize(arrays[name].astype(np.float32), Search("max"), "bf16")
+        np.testing.assert_array_equal(found[name].view(np.uint8), codes)
+    assert found["count"] == 3
+    assert found["nothing"].shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "n"), [("5GB", 5 * 10**9), ("1.5MiB", 3 << 19), ("200 kb", 200_000)]
+)
+def test_sizes(text: str, n: int) -> None:
+    """As Hugging Face writes them, and binary ones."""
+    assert bytes_of(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "5", "GB", "-1GB", "nanGB", "1e30GB", "infGB"])
+def test_sizes_that_are_none(text: str) -> None:
+    """They are refused with what is expected."""
+    with pytest.raises(UsageError, match="expected a size such as 5GB"):
+        bytes_of(text)
