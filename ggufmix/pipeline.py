@@ -131,7 +131,7 @@ def plan(
     threads  for the scan, where one is asked for; all cores by default
     Raises the errors of ggufmix.errors. Costs the headers only, unless options ask for a scan.
     """
-    with _prepared(src, options or Options(recipe=recipe), threads, progress) as (made, _):
+    with prepared(src, options or Options(recipe=recipe), threads, progress) as (made, _):
         return made
 
 
@@ -163,7 +163,7 @@ def convert(
     options = options or Options(recipe=recipe)
     if not (resume and writing.left(path)):
         writing.check_place(path, overwrite=overwrite)  # before a scan of hours
-    with _prepared(src, options, threads, progress) as (made, model):
+    with prepared(src, options, threads, progress) as (made, model):
         _check_readable(src, made, model)
         _check_apart(path, model)
         if planned is not None:
@@ -202,12 +202,15 @@ def of_int4(result: Result) -> Iterator[str]:
 
 
 @contextmanager
-def _prepared(
+def prepared(
     src: str | os.PathLike[str],
     options: Options,
-    threads: int | None,
-    progress: writing.Progress | None,
+    threads: int | None = None,
+    progress: writing.Progress | None = None,
 ) -> Iterator[tuple[Plan, Placement]]:
+    """The plan for a checkpoint and what it was made from, open as long as the block lasts.
+    Arguments and errors: as `plan`.
+    """
     choices, wishes = _choices(options)
     importance = imatrix.read(options.imatrix) if options.imatrix else None
     with placing.opened(
