@@ -22,6 +22,7 @@ from .errors import FormatError, SourceError
 Q4_0 = ENCODERS["Q4_0"].format
 Q8_0 = ENCODERS["Q8_0"].format
 MXFP4 = ENCODERS["MXFP4"].format
+NVFP4 = ENCODERS["NVFP4"].format
 
 _DTYPES: dict[np.dtype[Any], int] = {
     np.dtype(np.float32): ENCODERS["F32"].format.id,
@@ -130,6 +131,25 @@ def repack_mxfp4(
     if out.size:
         _core.repack_mxfp4(bytes_of(packed), bytes_of(scales), bytes_of(out), tier_number(tier))
     return out
+
+
+def repack_nvfp4(packed: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Packed NVFP4 rows as blocks of NVFP4: codes and scales stay.
+
+    packed  uint8, (rows, cols / 2), cols a multiple of 64: codes of E2M1, two per byte, the even
+            column in the low nibble
+    scales  uint8, (rows, cols / 16): E4M3 without sign
+    """
+    rows, groups = scales.shape
+    out = np.empty((rows, groups // 4, NVFP4.bytes), np.uint8)
+    out[..., :4] = scales.reshape(rows, -1, 4) if scales.size else 0
+    eight = packed.reshape(rows, groups // 4, 4, 8)
+    halves = out[..., 4:].reshape(rows, groups // 4, 4, 8)
+    low, high = eight[..., :4], eight[..., 4:]  # columns 0 to 7 of a group, and 8 to 15
+    halves[..., ::2] = low & 15 | high << 4
+    halves[..., 1::2] = low >> 4 | high & 0xF0
+    out[..., 4:] = halves.reshape(rows, groups // 4, 32)
+    return out.reshape(rows, groups // 4 * NVFP4.bytes)
 
 
 def holds_exactly(stored: Format, wanted: Format) -> bool:

@@ -9,6 +9,8 @@ them. A 1-D tensor is one row; a scalar is one row of one value.
 
 A Tensor that is stored in blocks says in which `format`, and `blocks` hands them out unchanged.
 Transforms that move rows or whole blocks of columns hand them through; all others have values only.
+Blocks of NVFP4 come with an `outer_scale`, a number for each matrix that their values are to be
+multiplied by; it goes the same ways.
 """
 
 # SPDX-License-Identifier: MIT
@@ -50,6 +52,7 @@ class Tensor(ABC):
     dtype   of what `rows` returns: float32, float16 or bfloat16
     unit    how many rows can be given cheaply at once; bands should be multiples of it
     format  of what `blocks` returns; None where there are only values
+    outer_scale  what values of `blocks` are multiplied by in `rows`: float32, (matrices,), or None
     """
 
     name: str
@@ -58,6 +61,7 @@ class Tensor(ABC):
     dtype: np.dtype[np.generic]
     unit: int = 1
     format: Format | None = None
+    outer_scale: Tensor | None = None
 
     @property
     def cols(self) -> int:
@@ -85,7 +89,7 @@ class Tensor(ABC):
 
     def blocks(self, start: int, stop: int) -> Blocks:
         """Rows start..stop as stored: uint8 (stop - start, bytes of a row in `format`). `rows`
-        gives what they decode to. Not to be called where `format` is None.
+        gives what they decode to, times `outer_scale`. Not to be called where `format` is None.
         """
         raise AssertionError(f"{self.name} is not stored in blocks, asked for {start} to {stop}")
 
@@ -125,6 +129,13 @@ class _View(Tensor):
         self.dtype = of.dtype
         self.unit = unit
 
+    def _take_outer_scale(self, of: Tensor) -> None:
+        """Take the scale over with the blocks: neither, if matrices are no longer the same."""
+        if self.format is not None and math.prod(self.shape[:-2]) == math.prod(of.shape[:-2]):
+            self.outer_scale = of.outer_scale
+        else:
+            self.format = None
+
 
 class _Held(Tensor):
     def __init__(self, name: str, values: Array) -> None:
@@ -149,6 +160,8 @@ class _Reshaped(_View):
         same = shape[-1:] == of.shape[-1:]
         super().__init__(of, shape, of.unit if same else 1)
         self.format = of.format if same else None
+        if of.outer_scale is not None:
+            self._take_outer_scale(of)
 
     def blocks(self, start: int, stop: int) -> Blocks:
         return self.of.blocks(start, stop)
@@ -174,6 +187,10 @@ class _Stacked(_View):
         self.file = parts[0].file if all(part.file == parts[0].file for part in parts) else ""
         if all(part.format == parts[0].format for part in parts):
             self.format = parts[0].format
+        outer = [part.outer_scale for part in parts if part.outer_scale is not None]
+        if outer and self.format is not None:
+            self.outer_scale = _Joined(outer)
+            self.format = self.format if len(outer) == len(parts) else None
 
     def origin(self, row: int) -> Tensor:
         each = self.parts[0].n_rows
@@ -189,6 +206,17 @@ class _Stacked(_View):
         each = self.parts[0].n_rows
         for i in range(start // each, -(-stop // each)):
             yield self.parts[i], max(start - i * each, 0), min(stop - i * each, each)
+
+
+class _Joined(_View):
+    """Vectors one behind the other."""
+
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        super().__init__(parts[0], (sum(part.n_values for part in parts),))
+        self.parts = parts
+
+    def rows(self, start: int, stop: int) -> Array:
+        return np.concatenate([part.all() for part in self.parts])[np.newaxis][start:stop]
 
 
 def stack(parts: Sequence[Tensor]) -> Tensor:
@@ -211,6 +239,10 @@ class _RowsTaken(_View):
         super().__init__(of, shape, unit)
         self.index = index
         self.format = of.format if shape[-1:] == of.shape[-1:] else None
+        if of.outer_scale is not None:
+            own = index // of.matrix_rows == np.arange(len(index)) // self.matrix_rows
+            self.format = self.format if own.all() else None
+            self._take_outer_scale(of)
 
     def rows(self, start: int, stop: int) -> Array:
         return self._taken(self.of.rows, start, stop)
@@ -276,6 +308,8 @@ class _ColumnsTaken(_View):
         self.index = index
         self._whole = _whole_blocks(index, of.format) if of.format is not None else None
         self.format = of.format if self._whole is not None else None
+        if of.outer_scale is not None:
+            self._take_outer_scale(of)
 
     def rows(self, start: int, stop: int) -> Array:
         return np.take(self.of.rows(start, stop), self.index, axis=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,20 @@ class Packing:
     make   packs a weight: stem, rows, columns, seed
     about  quantization_config
     which  part of the names of those that are packed
+    sizes  what of the case's config is another
     """
 
     case: str
     make: Callable[[str, int, int, int], Made]
     about: Mapping[str, Any]
     which: str = "_proj.weight"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def like(self) -> Case:
+        """The checkpoint before it is packed."""
+        case = CASES[self.case]
+        return replace(case, config={**case.config, **self.sizes})
 
     def checkpoint(
         self, case: Case | None = None
@@ -46,7 +54,7 @@ class Packing:
         """config.json, the tensors, and the tensors with their values in float32; of the case, or
         of one that is like it.
         """
-        case = case or CASES[self.case]
+        case = case or self.like
         packed: packings.Arrays = {}
         plain: packings.Arrays = {}
         for name, values in case.arrays().items():
@@ -115,6 +123,36 @@ def _experts_in_mxfp4(stem: str, *shape: int) -> Made:
     return made, np.ascontiguousarray(values.transpose(0, 2, 1))
 
 
+def _nvfp4(stem: str, rows: int, cols: int, seed: int) -> Made:
+    """By compressed-tensors, with the reciprocal of a power of two, so that values are exact."""
+    codes, scales, values = packings.nvfp4(rows, cols, seed=seed)
+    whole = np.float32(2.0 ** np.round(np.log2(np.sqrt(cols) * 600)))
+    made = {
+        f"{stem}.weight_packed": packings.pairs(codes),
+        f"{stem}.weight_scale": scales,
+        f"{stem}.weight_global_scale": np.array([whole]),
+        f"{stem}.input_global_scale": np.array([3.0], np.float32),
+    }
+    return made, values / whole
+
+
+def _modelopt(stem: str, rows: int, cols: int, seed: int) -> Made:
+    codes, scales, values = packings.nvfp4(rows, cols, seed=seed)
+    whole = np.float32(0.9 / np.sqrt(cols) / 600)
+    made = {
+        f"{stem}.weight": packings.pairs(codes),
+        f"{stem}.weight_scale": scales,
+        f"{stem}.weight_scale_2": np.array(whole),
+        f"{stem}.input_scale": np.array(np.float32(0.01)),
+    }
+    return made, values * whole
+
+
+_NVFP4 = {
+    "quant_method": "compressed-tensors",
+    "format": "nvfp4-pack-quantized",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4}}},
+}
 _GPTQ = packings.gptq_config(group_size=GROUP)
 PACKINGS = {
     "gpt-oss-mxfp4": Packing("gpt-oss", _experts_in_mxfp4, {"quant_method": "mxfp4"}, ".experts."),
@@ -124,6 +162,13 @@ PACKINGS = {
     ),
     "awq": Packing("qwen3", _awq, packings.AWQ_CONFIG | {"group_size": GROUP}),
     "int4": Packing("qwen3moe", _int4, int4.config()),
+    "nvfp4": Packing("qwen3moe", _nvfp4, _NVFP4, sizes={"moe_intermediate_size": 64}),
+    "nvfp4-modelopt": Packing(
+        "qwen3",
+        _modelopt,
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+        sizes={"intermediate_size": 128},
+    ),
     "kimi-k25": Packing("kimi-wrapped", _int4, int4.config(), ".experts."),
 }
 """Every packing with a model to run."""

@@ -37,6 +37,7 @@ from . import (
 from .claims import Claims
 from .config import Config, architecture
 from .model import Model, Parameters
+from .outer_scales import with_outer_scales
 
 __all__ = ["CLASSES", "Model", "Parameters", "place"]
 
@@ -102,4 +103,4 @@ def place(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mtp: bool
             hint="a GGUF of it that another tool made will do: give its path as SRC",
         )
     arch, defaults, family = CLASSES[name]
-    return family(arch, Config(config, defaults), Claims(tensors), mtp)
+    return with_outer_scales(family(arch, Config(config, defaults), Claims(tensors), mtp))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import int4
-from ..codecs import Encoder, Format
+from ..codecs import Encoder, Format, encoder
 from ..errors import FormatError, UsageError
 from ..tensor import Placed, decoded
 from .deciding import Decision
@@ -21,7 +21,8 @@ _RAISED = ("protect:", "edges ")
 @dataclass(frozen=True, slots=True)
 class Carried:
     """Tensors and decisions with what follows from blocks in the source, and what there is to say
-    of it. Tensors that could hand out blocks and shall not are without them.
+    of it. Tensors that could hand out blocks and shall not are without them; outer scales of those
+    that are copied are tensors of their own.
     """
 
     placed: list[Placed]
@@ -73,7 +74,24 @@ def carry(
         p if widen or not _widens(p, d) else replace(p, tensor=decoded(p.tensor))
         for p, d in zip(placed, made, strict=True)
     ]
-    return Carried(kept, made, tuple(notes))
+    return Carried(*_with_outer_scales(kept, made), tuple(notes))
+
+
+def _with_outer_scales(
+    placed: Sequence[Placed], decisions: Sequence[Decision]
+) -> tuple[list[Placed], list[Decision]]:
+    """With each outer scale of copied blocks as a tensor in front of theirs, as names sort."""
+    tensors: list[Placed] = []
+    decided: list[Decision] = []
+    for p, d in zip(placed, decisions, strict=True):
+        stored, outer = p.tensor.format, p.tensor.outer_scale
+        if outer is not None and stored is not None and stored.id == d.encoder.format.id:
+            name = p.name.removesuffix(".weight") + ".scale"
+            tensors.append(Placed(name, p.role, p.layer, outer))
+            decided.append(Decision(encoder("F32"), f"must: what {p.name} is multiplied by"))
+        tensors.append(p)
+        decided.append(d)
+    return tensors, decided
 
 
 def _tensors(n: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...tensor import Tensor
 from ..safetensors import StoredTensor
-from . import gptq
+from . import gptq, nvfp4
 from .fp8 import CODES, SCALES, PackedFp8, block_of
 from .int4 import OTHERS, SCALE, SHAPE, WEIGHT, PackedInt4, scheme
 from .mxfp4 import BLOCKS, PackedMxfp4
@@ -65,8 +65,15 @@ def presented(
         if name.endswith(WEIGHT) and stored[name].stored == "U8":
             stem = name.removesuffix(WEIGHT)
             scale = partner(stored, stored[name], stem + SCALE, "its scales")
-            packed[name] = PackedMxfp4(stem + ".weight", stored[name], scale)
+            if scale.stored == "F8_E4M3":
+                packed[name] = nvfp4.PackedNvfp4(name, stored, scale)
+                used |= {stem + nvfp4.WEIGHT + other for other in nvfp4.OTHERS}
+            else:
+                packed[name] = PackedMxfp4(stem + ".weight", stored[name], scale)
             used |= {name, scale.name, stem + SHAPE}
+        elif name.endswith(nvfp4.WEIGHT) and _is_nvfp4(name, stored):
+            packed[name] = nvfp4.PackedNvfp4(name, stored, stored[name + nvfp4.SCALE])
+            used |= {name, *(name + other for other in nvfp4.OTHERS)}
         elif name.endswith(gptq.WEIGHT):
             said = said or gptq.convention(config)
             packed[name] = gptq.PackedColumns(name, stored, said, on_inexact)
@@ -105,6 +112,11 @@ def presented(
             f"left out {activations} scales of activations: runtimes of GGUF have their own"
         )
     return Presented(tensors, tuple(packed.values()), tuple(notes))
+
+
+def _is_nvfp4(name: str, stored: Mapping[str, StoredTensor]) -> bool:
+    scale = stored.get(name + nvfp4.SCALE)
+    return stored[name].stored == "U8" and scale is not None and scale.stored == "F8_E4M3"
 
 
 def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> None:
