@@ -28,6 +28,8 @@ COMMANDS = (
     plan.plan,
     imatrix.imatrix,
     calibrate.calibrate,
+    fp8.fp8,
+    fp8.dequantize,
     running.lint,
     running.advise,
     looking.inspect,
@@ -35,7 +37,6 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
-app.command()(fp8.fp8)
 app.command(name="eval")(eval.evaluate)
 app.command()(meta.meta)
 app.add_typer(recipes.app, name="recipes")
