@@ -44,7 +44,8 @@ class Latent:
     @classmethod
     def read(cls, config: Config) -> Latent:
         """The sizes in a config."""
-        q_rank = 0 if config.null("q_lora_rank") else config.integer("q_lora_rank")
+        none = config.null("q_lora_rank") or config.find("q_lora_rank") is None
+        q_rank = 0 if none else config.integer("q_lora_rank")
         return cls(
             config.integer("num_attention_heads"),
             config.integer("hidden_size"),
