@@ -21,6 +21,7 @@ from . import checksums, fingerprints, imatrix, placing, planning, rules, scanni
 from .codecs import Encoder
 from .container import Value, array, text, texts, u32
 from .errors import FormatError, SourceError, UsageError
+from .measures import Measures
 from .placing import Placement
 from .planning import Plan
 from .rules import FallbackName, Gates, Mirror
@@ -28,6 +29,11 @@ from .wishes import Wishes, gather, settle
 from .writing.encoding import Counts, encodings, scannings
 
 OnOutlier = Literal["error", "bf16"]
+
+REMOTE_THREADS = 16
+"""That convert from a remote source by default. Each has a request of a band under way: with an
+answer after 50 ms, that is 640 MB/s.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,11 @@ class Result:
     damaged: Sequence[str] = ()
 
     @property
+    def measured(self) -> dict[str, Measures]:
+        """What was measured of each tensor, where that was asked for."""
+        return {name: c.measures for name, c in self.found.items() if c.measures.count}
+
+    @property
     def losses(self) -> dict[str, Counts]:
         """Those of tensors in which blocks were flushed or wiped."""
         return {name: c for name, c in self.found.items() if c.flushed or c.wiped}
@@ -125,7 +136,7 @@ def plan(
     """Decide what would be written for a checkpoint, down to the byte, and write nothing.
 
     src      directory with config.json, tokenizer.json and safetensors; or a GGUF file, of a split
-             one any part; or a .tsv listing
+             one any part; or an address of such, as hf://owner/name; or a .tsv listing
     recipe   name of a built-in recipe or path of a .toml file; `options`, where given, counts
              instead
     threads  for the scan, where one is asked for; all cores by default
@@ -144,16 +155,19 @@ def convert(
     threads: int | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    verify: bool = False,
     progress: writing.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Result:
     """Write a checkpoint, or a GGUF file, as one GGUF file.
 
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
-    threads    that encode; all cores by default; the bytes are the same for any number
+    threads    that encode; by default one for each core, and REMOTE_THREADS at least where the
+               source is remote; the bytes are the same for any number
     overwrite  replace an existing output
     resume     continue what an earlier run has left unfinished, if there is anything; the bytes are
                those of a run without a break
+    verify     decode what is written and measure its errors, while it is in memory
     progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plan before the first byte is written
     Other arguments and errors: as `plan`; and WriteError, also where the source, the imatrix or the
@@ -168,7 +182,7 @@ def convert(
         _check_apart(path, model)
         if planned is not None:
             planned(made)
-        jobs = encodings(made.tensors, len(made.header))
+        jobs = encodings(made.tensors, len(made.header), measuring=verify)
         part = writing.Part(
             path,
             made.header,
@@ -178,10 +192,12 @@ def convert(
         )
         written = writing.write(
             [part],
-            threads=writing.thread_count(threads),
+            threads=_threads(threads, model),
             overwrite=overwrite,
             progress=progress,
-            resumable=writing.Resumable(Counts, _bound(options, model, made), resume),
+            resumable=writing.Resumable(
+                Counts, _bound(options, model, made, verify=verify), resume
+            ),
         )
         if written.resumed and options.on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
@@ -270,7 +286,7 @@ def prepared(
         if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
             jobs = scannings(made.tensors)
-            found = writing.run(jobs, threads=writing.thread_count(threads), progress=progress)
+            found = writing.run(jobs, threads=_threads(threads, model), progress=progress)
             kept = options.on_outlier == "error"
             forced = scanning.forced(
                 found, outliers=not kept, inexact=options.on_inexact != "error"
@@ -382,14 +398,23 @@ def _provenance(
     return made
 
 
-def _bound(options: Options, model: Placement, made: Plan) -> dict[str, str]:
+def _bound(options: Options, model: Placement, made: Plan, *, verify: bool) -> dict[str, str]:
     """What unfinished files are good for, beside the plan's names, sizes and key-values."""
     return {
-        "version of ggufmix": version("ggufmix"),
+        "version": version("ggufmix"),
         "source": fingerprints.of_source(model.files),
         "imatrix": fingerprints.of_contents(options.imatrix),
         "recipe": fingerprints.of_words(f"{t.name}={t.encoder.name}" for t in made.tensors),
-    }
+    } | ({"use of --verify": "yes"} if verify else {})
+
+
+def _threads(asked: int | None, model: Placement) -> int:
+    """How many threads work: those asked for, else one for each core, and more where they wait for
+    answers from afar most of the time.
+    """
+    if asked is None and model.remote:
+        return max(writing.thread_count(None), REMOTE_THREADS)
+    return writing.thread_count(asked)
 
 
 def _asks_exact(options: Options, model: Placement) -> bool:

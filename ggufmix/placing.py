@@ -50,6 +50,11 @@ class Placement:
     readable: bool = True
     packed: Sequence[sources.Packed] = ()
 
+    @property
+    def remote(self) -> bool:
+        """Whether its files are on another machine."""
+        return any(file.path is None for file in self.files)
+
 
 @contextmanager
 def opened(
