@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "rules": NOUNS,
     "writing": NOUNS,
     "general": NOUNS,
+    "naming": NOUNS,
     "imatrix": NOUNS,
     "tokenizer": NOUNS,
     "fp8": NOUNS | {"imatrix", "rules", "sources", "tracing", "writing"},

@@ -1,0 +1,92 @@
+"""What a file is called: `{name}-{tag}.gguf`, filled in from a plan.
+
+Two programs read names. The hub takes the last word of it that is one of its file types (see
+huggingface.js, packages/tasks/src/gguf.ts, `parseGGUFQuantLabel`): so the recipe's word comes last,
+and what else is worth saying before it. llama.cpp's `-hf owner/model:TAG` takes the first file that
+has TAG followed by "-" or "." (common/download.cpp, `find_best_model`).
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguf import naming_convention
+
+from .container import Value
+from .errors import UsageError
+from .planning import Plan
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+def fields(plan: Plan, tag: str) -> dict[str, str]:
+    """What may stand in a name, by the word for it.
+
+    tag  of the recipe, as `rules.tag` has it
+
+    name    of the model, with size, finetune and version as `gguf.naming_convention` puts them
+    size    such as "35B-A3B", "" where nobody says it
+    tag     the recipe's, in front of it "SSM_BF16-" where gates are protected in that type
+    recipe  its name
+    arch    general.architecture
+    """
+    said = {key: _said(plan.values, f"general.{key}") for key in _KEYS}
+    name = naming_convention(
+        said["name"],
+        said["basename"],
+        said["finetune"],
+        said["version"],
+        said["size_label"],
+        None,
+    )
+    return {
+        "name": _plain(name),
+        "size": _plain(said["size_label"] or ""),
+        "tag": "".join(f"SSM_{kind}-" for kind in _gates(plan)) + tag,
+        "recipe": _plain(plan.recipe),
+        "arch": _plain(plan.architecture),
+    }
+
+
+_KEYS = "name", "basename", "finetune", "version", "size_label"
+
+
+def filled(template: str, words: Mapping[str, str]) -> Path:
+    """A path with its words filled in. Raises UsageError for a word that there is not."""
+    parts = []
+    try:
+        for literal, word, form, conversion in string.Formatter().parse(template):
+            parts.append(literal)
+            if word is not None:
+                if form or conversion or word not in words:
+                    raise UsageError(
+                        f"{template}: expected {', '.join(f'{{{w}}}' for w in words)}, "
+                        f"got {{{word}}}"
+                    )
+                parts.append(words[word])
+    except ValueError as error:
+        raise UsageError(
+            f"{template}: {error}", hint="{{ and }} stand for braces themselves"
+        ) from error
+    return Path("".join(parts))
+
+
+def _said(values: Mapping[str, Value], key: str) -> str | None:
+    value = values.get(key)
+    return str(value.data) if value is not None else None
+
+
+def _plain(name: str) -> str:
+    """Nothing that leaves the folder or that shells and hubs stumble over."""
+    return _UNSAFE.sub("-", name).strip("-.")
+
+
+def _gates(plan: Plan) -> list[str]:
+    """Types in which SSM gates are protected, where the recipe would have another."""
+    kinds = {t.encoder.format.name for t in plan.tensors if t.reason == "protect: gates"}
+    return sorted(kinds)
