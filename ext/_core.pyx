@@ -46,7 +46,7 @@ cdef extern from "core.h" nogil:
         fp8_report (*quantize_fp8)(const fp8_search *, int, const void *, const float *, uint8_t *, float *, int64_t, int64_t, fp8_scratch *) noexcept nogil
         void (*dequantize_fp8)(const uint8_t *, const float *, float *, int64_t, int64_t) noexcept nogil
         void (*measure)(int, const void *, const float *, int64_t, measured *) noexcept nogil
-    int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16
+    int N_FORMATS, N_ENCODERS, X_F32, X_F16, X_BF16, MODE_GIVEN
     const row rows[]
     const encoder encoders[]
     const tier c_tiers "tiers"[]
@@ -174,25 +174,51 @@ def recover_lattice(const unsigned char[::1] x, int xtype, unsigned char[::1] bl
 def quantize_fp8(const unsigned char[::1] x, int xtype, const unsigned char[::1] weights, unsigned char[::1] codes, float[::1] scales,
                  int64_t n_per_row, int64_t n_rows, int mode, int stored, double factor, double percentile, int grid, int tier):
     """Rows as E4M3; returns (status, row, col, saturated, flushed, sums)."""
-    cdef int64_t n = n_per_row * n_rows, width = 4 if xtype == X_F32 else 2
-    if not 0 <= tier < n_here or n_per_row <= 0 or n_rows <= 0 or not 0 <= mode < 4 or not 0 <= stored < 3:
-        raise ValueError("no such tier, mode or scale, or no rows")
-    if xtype not in (X_F32, X_F16, X_BF16) or x.shape[0] != n * width or codes.shape[0] != n or scales.shape[0] != fp8_blocks(n_per_row, n_rows):
-        raise ValueError("buffers of another size")
+    check_fp8(x, xtype, codes.shape[0], scales.shape[0], n_per_row, n_rows, tier)
+    if not 0 <= mode < 4 or not 0 <= stored < 3:
+        raise ValueError("no such mode or scale")
     cdef const float *a = NULL
     if weights is not None:
         if weights.shape[0] != 4 * n_per_row:
             raise ValueError("weights of another size")
         a = <const float *>&weights[0]
-    if <uintptr_t>&x[0] % width or <uintptr_t>a % 4:
+    if <uintptr_t>a % 4:
+        raise ValueError("weights not aligned")
+    return run_fp8(fp8_search(mode, stored, grid, factor, percentile), x, xtype, a, &codes[0], &scales[0], n_per_row, n_rows, tier)
+
+
+def compare_fp8(const unsigned char[::1] x, int xtype, const unsigned char[::1] codes, const float[::1] scales, int64_t n_per_row,
+                int64_t n_rows, int tier):
+    """The same about codes and scales that are there."""
+    check_fp8(x, xtype, codes.shape[0], scales.shape[0], n_per_row, n_rows, tier)
+    return run_fp8(fp8_search(MODE_GIVEN, 0, 0, 0, 0), x, xtype, NULL, <uint8_t *>&codes[0], <float *>&scales[0], n_per_row, n_rows, tier)
+
+
+cdef int64_t fp8_blocks(int64_t n_per_row, int64_t n_rows):
+    return ((n_per_row + 127) // 128) * ((n_rows + 127) // 128)
+
+
+cdef int check_fp8(const unsigned char[::1] x, int xtype, int64_t n_codes, int64_t n_scales, int64_t n_per_row, int64_t n_rows, int tier) except -1:
+    cdef int64_t width = 4 if xtype == X_F32 else 2
+    if not 0 <= tier < n_here or n_per_row <= 0 or n_rows <= 0 or n_per_row > (<int64_t>1 << 40) // n_rows:
+        raise ValueError("no such tier, or no rows")
+    if xtype not in (X_F32, X_F16, X_BF16) or x.shape[0] != n_per_row * n_rows * width or n_codes != n_per_row * n_rows:
+        raise ValueError("buffers of another size")
+    if n_scales != fp8_blocks(n_per_row, n_rows):
+        raise ValueError("scales of another size")
+    if <uintptr_t>&x[0] % width:
         raise ValueError("buffers not aligned")
-    cdef fp8_search search = fp8_search(mode, stored, grid, factor, percentile)
+    return 0
+
+
+cdef run_fp8(fp8_search search, const unsigned char[::1] x, int xtype, const float *weights, uint8_t *codes, float *scales,
+             int64_t n_per_row, int64_t n_rows, int tier):
     cdef fp8_report done
     cdef fp8_scratch *scratch = <fp8_scratch *>calloc(1, sizeof(fp8_scratch))
     if scratch == NULL:
         raise MemoryError
     with nogil:
-        done = c_tiers[tier].quantize_fp8(&search, xtype, &x[0], a, &codes[0], &scales[0], n_per_row, n_rows, scratch)
+        done = c_tiers[tier].quantize_fp8(&search, xtype, &x[0], weights, codes, scales, n_per_row, n_rows, scratch)
         free(scratch)
     return done.status, done.row, done.col, done.saturated, done.flushed, done.sums
 
@@ -205,10 +231,6 @@ def dequantize_fp8(const unsigned char[::1] codes, const float[::1] scales, floa
         raise ValueError("buffers of another size")
     with nogil:
         c_tiers[tier].dequantize_fp8(&codes[0], &scales[0], &out[0], n_per_row, n_rows)
-
-
-cdef int64_t fp8_blocks(int64_t n_per_row, int64_t n_rows):
-    return ((n_per_row + 127) // 128) * ((n_rows + 127) // 128)
 
 
 def measure(const unsigned char[::1] x, int xtype, const unsigned char[::1] y, int tier):

@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 enum { FP8_BLOCK = 128, FP8_AREA = FP8_BLOCK * FP8_BLOCK };
-enum { MODE_MAX, MODE_RMS, MODE_PERCENTILE, MODE_MSE };
+enum { MODE_MAX, MODE_RMS, MODE_PERCENTILE, MODE_MSE, MODE_GIVEN };
 enum { STORED_BF16, STORED_F32, STORED_POW2 };
 
 /* How the scale of a block is found, and what it is stored as. */
@@ -42,7 +42,8 @@ struct fp8_scratch {
 };
 
 #define FP8_CODERS(isa)                                                                                                    \
-    /* weights: NULL, or n_per_row non-negative floats. scales: one for each block, those of a row of blocks in turn. */    \
+    /* weights: NULL, or n_per_row non-negative floats. scales: one for each block, row of blocks by row of blocks. With     \
+     * MODE_GIVEN codes and scales are read, and the report is what was lost on the way to them. */                          \
     struct fp8_report quantize_fp8_##isa(const struct fp8_search *how, int xtype, const void *x, const float *weights,      \
                                          uint8_t *codes, float *scales, int64_t n_per_row, int64_t n_rows,                  \
                                          struct fp8_scratch *scratch);                                                     \

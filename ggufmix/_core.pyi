@@ -66,6 +66,15 @@ def quantize_fp8(
     grid: int,
     tier: int,
 ) -> tuple[int, int, int, int, int, dict[str, float]]: ...
+def compare_fp8(
+    x: Bytes,
+    xtype: int,
+    codes: Bytes,
+    scales: NDArray[np.float32],
+    n_per_row: int,
+    n_rows: int,
+    tier: int,
+) -> tuple[int, int, int, int, int, dict[str, float]]: ...
 def dequantize_fp8(
     codes: Bytes,
     scales: NDArray[np.float32],

@@ -89,6 +89,7 @@ class Sums:
     most: float = 0.0
 
     def __add__(self, other: Sums) -> Sums:
+        """Both; `other` comes right after."""
         return Sums(
             self.count + other.count,
             self.ww + other.ww,
@@ -96,7 +97,7 @@ class Sums:
             self.wd + other.wd,
             self.ee + other.ee,
             self.e + other.e,
-            max(self.most, other.most),
+            self.most if self.most >= other.most or math.isnan(self.most) else other.most,
         )
 
 
@@ -140,23 +141,19 @@ def quantize(
     Raises ShapeError, FormatError (dtype), ImportanceError; NotFiniteError with the first `row` and
     `column`.
     """
-    code = _DTYPES.get(x.dtype)
-    if code is None:
-        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
-    if x.ndim != 2:
-        raise ShapeError(f"expected weights of shape (rows, cols), got {x.shape}")
+    kind = _kind(x)
     if scale not in _SCALES:
         raise UsageError(f"expected scales as one of {', '.join(_SCALES)}; got {scale}")
     rows, cols = x.shape
     codes = np.empty((rows, cols), np.uint8)
-    scales = np.empty((-(-rows // BLOCK), -(-cols // BLOCK)), np.float32)
+    scales = np.empty(_grid(rows, cols), np.float32)
     columns = _column_weights(weights, cols)
     number = tier_number(tier)
     if not x.size:
         return Quantized(codes, scales, 0, 0, Sums())
-    status, row, column, saturated, flushed, sums = _core.quantize_fp8(
+    done = _core.quantize_fp8(
         bytes_of(x),
-        code,
+        kind,
         columns,
         bytes_of(codes),
         scales.reshape(-1),
@@ -169,10 +166,34 @@ def quantize(
         search.grid,
         number,
     )
-    if status:
-        value = float(x[row, column])
-        raise NotFiniteError(f"FP8 cannot store {value}", row=row, column=column)
-    return Quantized(codes, scales, saturated, flushed, Sums(x.size, **sums))
+    return _quantized(x, codes, scales, done)
+
+
+def compare(
+    x: NDArray[Any],
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    *,
+    tier: str | None = None,
+) -> Quantized:
+    """What `quantize` says of these codes and scales, whoever made them, beside the weights x: the
+    same counts and sums, to the last bit. They are NaN where a code or a scale is.
+
+    x       float32, float16 or bfloat16, (rows, cols); finite
+    codes   uint8, (rows, cols)
+    scales  float32, (ceil(rows / 128), ceil(cols / 128))
+    Raises ShapeError, FormatError (dtype); NotFiniteError with the first `row` and `column` of x.
+    """
+    kind = _kind(x)
+    if codes.shape != x.shape:
+        raise ShapeError(f"expected codes of shape {x.shape}, got {codes.shape}")
+    rows, cols = x.shape
+    flat = _flat(scales, rows, cols)
+    number = tier_number(tier)
+    if not x.size:
+        return Quantized(codes, scales, 0, 0, Sums())
+    done = _core.compare_fp8(bytes_of(x), kind, bytes_of(codes), flat, cols, rows, number)
+    return _quantized(x, codes, scales, done)
 
 
 def dequantize(
@@ -182,15 +203,47 @@ def dequantize(
     128)): float32, (rows, cols). Codes 0x7F and 0xFF are NaN. Raises ShapeError.
     """
     rows, cols = codes.shape
-    if scales.shape != (-(-rows // BLOCK), -(-cols // BLOCK)):
-        raise ShapeError(
-            f"expected a scale for each {BLOCK} x {BLOCK} of {codes.shape}, got {scales.shape}"
-        )
+    flat = _flat(scales, rows, cols)
     out = np.empty((rows, cols), np.float32)
     if out.size:
-        flat = np.ascontiguousarray(scales, np.float32).reshape(-1)
         _core.dequantize_fp8(bytes_of(codes), flat, out.reshape(-1), cols, rows, tier_number(tier))
     return out
+
+
+def _quantized(
+    x: NDArray[Any],
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    done: tuple[int, int, int, int, int, dict[str, float]],
+) -> Quantized:
+    status, row, column, saturated, flushed, sums = done
+    if status:
+        value = float(x[row, column])
+        raise NotFiniteError(f"FP8 cannot store {value}", row=row, column=column)
+    return Quantized(codes, scales, saturated, flushed, Sums(x.size, **sums))
+
+
+def _kind(x: NDArray[Any]) -> int:
+    """The kernel's number for the type of x."""
+    kind = _DTYPES.get(x.dtype)
+    if kind is None:
+        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
+    if x.ndim != 2:
+        raise ShapeError(f"expected weights of shape (rows, cols), got {x.shape}")
+    return kind
+
+
+def _grid(rows: int, cols: int) -> tuple[int, int]:
+    return -(-rows // BLOCK), -(-cols // BLOCK)
+
+
+def _flat(scales: NDArray[np.float32], rows: int, cols: int) -> NDArray[np.float32]:
+    if scales.shape != _grid(rows, cols) or scales.dtype != np.float32:
+        raise ShapeError(
+            f"expected float32 scales of shape {_grid(rows, cols)} for {rows} x {cols} weights, "
+            f"got {scales.dtype}, {scales.shape}"
+        )
+    return np.ascontiguousarray(scales).reshape(-1)
 
 
 def _column_weights(weights: NDArray[np.float32] | None, cols: int) -> NDArray[np.uint8] | None:
