@@ -21,7 +21,7 @@ from ... import int4
 from ...errors import InexactError
 from ...tensor import Array, Blocks
 from ..safetensors import StoredTensor
-from .parts import OnInexact, Packed, check_finite, failed
+from .parts import OnInexact, Packed, check_finite, failed, numbers
 
 _NEAREST = (
     "--on-inexact nearest takes the nearest float16 (and counts), f32 writes the tensor in F32"
@@ -168,13 +168,15 @@ class PackedCodes(Packed):
         zeros = self._zeros(start, stop)
         codes = unpacked(self._packed(start, stop), self.bits)[:, : self.cols]
         values = codes.astype(np.float32)
+        apart, each = values, exact
         if self.order is not None:
-            values -= 1 << (self.bits - 1) if zeros is None else zeros[:, self.order]
-            values *= exact[:, self.order]
-            return values
-        apart = values.reshape(len(values), self.cols // self.group, self.group)
-        apart -= 1 << (self.bits - 1) if zeros is None else zeros[..., np.newaxis]
-        apart *= exact[..., np.newaxis]
+            zeros, each = None if zeros is None else zeros[:, self.order], exact[:, self.order]
+        else:
+            apart = values.reshape(len(values), self.cols // self.group, self.group)
+            zeros, each = None if zeros is None else zeros[..., np.newaxis], exact[..., np.newaxis]
+        apart -= 1 << (self.bits - 1) if zeros is None else zeros
+        with np.errstate(over="ignore"):  # whoever encodes infinities names their place
+            apart *= each
         return values
 
 
@@ -200,16 +202,15 @@ def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return out.reshape(len(packed), packed.shape[1] * per_byte)
 
 
-def group_order(
-    stated: StoredTensor, found: NDArray[Any], cols: int, groups: int
-) -> NDArray[np.intp] | None:
+def group_order(stated: StoredTensor, cols: int, groups: int) -> NDArray[np.intp] | None:
     """The group of each column, or None where they are in order. Raises SourceError unless every
     group has as many columns.
     """
     group = cols // groups
-    if len(found) != cols or found.dtype.kind != "i":
+    if stated.n_values != cols or stated.stored not in ("I32", "I64"):
         got = f"{stated.stored} of shape {list(stated.shape)}"
         raise failed(stated, f"expected {cols} integers, got {got}")
+    found = numbers(stated).reshape(-1)
     if (found == -1).all() or np.array_equal(found, np.arange(cols) // group):
         return None
     if found.min() < 0 or not np.array_equal(

@@ -115,15 +115,20 @@ class PackedFp8(Packed):
         a scale that is zero, NaN or infinite.
         """
         values = np.take(_TABLES[self.weight.stored], self.weight.raw(start, stop))
+        with np.errstate(over="ignore"):  # whoever encodes infinities names their place
+            self._multiply(values, start, stop)
+        return values
+
+    def _multiply(self, values: NDArray[np.float32], start: int, stop: int) -> None:
         down, across = self.block
         if self.scale.n_values == 1:
             values *= self._scales(0, 1)
-            return values
+            return
         each = self.matrix_rows
         per_matrix = -(-each // down)
         if down == 1:
             values *= self._scales(start, stop)
-            return values
+            return
         row = start
         while row < stop:
             matrix, inside = divmod(row, each)
@@ -132,7 +137,6 @@ class PackedFp8(Packed):
             wide = self._scales(at, at + 1)[0].repeat(across)[: self.cols]
             values[row - start : end - start] *= wide
             row = end
-        return values
 
 
 def block_of(config: Mapping[str, Any]) -> tuple[int, int]:

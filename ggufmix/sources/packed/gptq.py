@@ -144,8 +144,7 @@ class PackedColumns(PackedCodes):
     def _order(self) -> NDArray[np.intp] | None:
         if self._g_idx is None:
             return None
-        found = numbers(self._g_idx).reshape(-1)
-        return group_order(self._g_idx, found, self.shape[1], self.scale.shape[0])
+        return group_order(self._g_idx, self.shape[1], self.scale.shape[0])
 
     @property
     def parts(self) -> tuple[StoredTensor, ...]:

@@ -75,9 +75,9 @@ class PackedInt4(PackedCodes):
             raise failed(self.weight, f"expected I32 of two dimensions, got {got}")
         rows, words = packed
         bits, group = (about or {}).get("num_bits"), (about or {}).get("group_size")
-        if bits in (4, 8) and isinstance(group, int) and self.scale.shape[-1:] != (0,):
+        if bits in (4, 8) and isinstance(group, int) and len(self.scale.shape) == 2:
             cols = words * 32 // bits
-            if cols and self.scale.shape[-1] * group == cols:
+            if cols and self.scale.shape[1] * group == cols:
                 self._unchecked = True
                 return rows, cols
         self._unchecked = False
@@ -135,7 +135,7 @@ class PackedInt4(PackedCodes):
         if stated is None:
             return None
         cols, groups = self.shape[1], self.scale.shape[1]
-        return group_order(stated, numbers(stated).reshape(-1), cols, groups)
+        return group_order(stated, cols, groups)
 
     def _check_zero(self, about: Mapping[str, Any] | None) -> None:
         if self.zero is None:
