@@ -30,11 +30,6 @@ from .writing.encoding import Counts, encodings, scannings
 
 OnOutlier = Literal["error", "bf16"]
 
-REMOTE_THREADS = 16
-"""That convert from a remote source by default. Each has a request of a band under way: with an
-answer after 50 ms, that is 640 MB/s.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -162,8 +157,8 @@ def convert(
     """Write a checkpoint, or a GGUF file, as one GGUF file.
 
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
-    threads    that encode; by default one for each core, and REMOTE_THREADS at least where the
-               source is remote; the bytes are the same for any number
+    threads    that encode; by default one for each core, and more where they wait for a remote
+               source; the bytes are the same for any number
     overwrite  replace an existing output
     resume     continue what an earlier run has left unfinished, if there is anything; the bytes are
                those of a run without a break
@@ -192,7 +187,7 @@ def convert(
         )
         written = writing.write(
             [part],
-            threads=_threads(threads, model),
+            threads=writing.thread_count(threads, model.least_threads),
             overwrite=overwrite,
             progress=progress,
             resumable=writing.Resumable(
@@ -286,7 +281,7 @@ def prepared(
         if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
             jobs = scannings(made.tensors)
-            found = writing.run(jobs, threads=_threads(threads, model), progress=progress)
+            found = writing.run(jobs, threads=writing.thread_count(threads, model.least_threads), progress=progress)
             kept = options.on_outlier == "error"
             forced = scanning.forced(
                 found, outliers=not kept, inexact=options.on_inexact != "error"
@@ -406,15 +401,6 @@ def _bound(options: Options, model: Placement, made: Plan, *, verify: bool) -> d
         "imatrix": fingerprints.of_contents(options.imatrix),
         "recipe": fingerprints.of_words(f"{t.name}={t.encoder.name}" for t in made.tensors),
     } | ({"use of --verify": "yes"} if verify else {})
-
-
-def _threads(asked: int | None, model: Placement) -> int:
-    """How many threads work: those asked for, else one for each core, and more where they wait for
-    answers from afar most of the time.
-    """
-    if asked is None and model.remote:
-        return max(writing.thread_count(None), REMOTE_THREADS)
-    return writing.thread_count(asked)
 
 
 def _asks_exact(options: Options, model: Placement) -> bool:

@@ -28,14 +28,16 @@ class _Band(Generic[F]):
     stop: int
 
 
-def thread_count(asked: int | None) -> int:
-    """How many threads to use: those asked for, by default one for each core that may be used."""
+def thread_count(asked: int | None, least: int = 1) -> int:
+    """How many threads to use: those asked for, by default one for each core that may be used, and
+    no fewer than `least`.
+    """
     if asked is not None and asked < 1:
         raise UsageError(f"threads: expected at least 1, got {asked}")
     if asked is not None:
         return asked
     here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
-    return len(here) or os.cpu_count() or 1
+    return max(least, len(here) or os.cpu_count() or 1)
 
 
 def run(
