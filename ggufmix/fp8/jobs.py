@@ -38,11 +38,14 @@ def spans(n_rows: int, row_bytes: int, unit: int = 1) -> Iterator[tuple[int, int
         yield start, min(start + step, n_rows)
 
 
-def place(tensor: Tensor, row: int, column: int) -> str:
-    """Where a value stands in the source: file, tensor, row and column, dtype."""
+def place(tensor: Tensor, row: int, column: int, first: int = 0) -> str:
+    """Where a value stands in the source: file, tensor, dtype, row and column.
+
+    first  row of the stored tensor where this one begins
+    """
     origin = tensor.origin(row)
     where = f"{origin.file}: {origin.name}" if origin.file else origin.name
-    return f"{where}, {DTYPE_NAMES[tensor.dtype]}: row {row}, column {column}"
+    return f"{where}, {DTYPE_NAMES[tensor.dtype]}: row {first + row}, column {column}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Coding:
         except NotFiniteError as error:
             row = start + error.row
             raise NotFiniteError(
-                f"{place(matrix.tensor, row, error.column)}: {error}",
+                f"{place(matrix.tensor, row, error.column, matrix.first)}: {error}",
                 row=row,
                 column=error.column,
                 hint="the checkpoint is damaged, or was saved from a run that had diverged",

@@ -71,7 +71,7 @@ def test_layouts_threads_and_shards(tmp_path: Path, mode: Mode) -> None:
     first = convert(moe(tmp_path / "a"), tmp_path / "out", options, How(threads=1))
     expected = stored(tmp_path / "out")
     for number, (fused, threads, shards, size) in enumerate(
-        ((True, 3, 1, None), (False, 1, 3, None), (True, 2, 2, 400_000), (False, 3, 1, 1))
+        ((True, 3, 1, None), (False, 1, 3, None), (True, 2, 2, 1_000_000), (False, 3, 1, 300_000))
     ):
         src = moe(tmp_path / f"src{number}", shards, fused=fused)
         more = Options(search=Search(mode), max_shard_size=size)
