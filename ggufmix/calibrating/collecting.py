@@ -128,7 +128,9 @@ def calibrate(
     model, tokenizer = loading.load(directory, options.dtype, options.device_map)
     sequences: Iterable[list[int]]
     if options.text is not None:
-        sequences = texts.windows(tokenizer, text, str(options.text), options.ctx, options.chunks)
+        sequences = texts.windows(
+            model, tokenizer, text, str(options.text), options.ctx, options.chunks
+        )
         n, dataset = len(sequences), options.text.name
     else:
         sequences = texts.conversations(model, tokenizer, prompts, options.max_tokens)

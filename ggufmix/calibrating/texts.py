@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError, UsageError
 
@@ -55,6 +55,8 @@ def conversations(
 ) -> Iterator[list[int]]:
     """Token ids of each prompt, in the chat template where the tokenizer has one, with up to
     `max_tokens` tokens that the model continues it by, greedily.
+
+    Raises SourceError where the tokenizer is not the model's.
     """
     import torch
     from transformers import GenerationConfig
@@ -69,7 +71,7 @@ def conversations(
         pad_token_id=end[0] if isinstance(end, list) else end or 0,
     )
     for prompt in asked:
-        ids = _ids(tokenizer, prompt)
+        ids = _framed(model, tokenizer, prompt)
         if max_tokens:
             given = torch.tensor([ids], device=model.device)
             made = model.generate(  # type: ignore[operator]
@@ -79,18 +81,37 @@ def conversations(
         yield ids
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    if tokenizer.chat_template is not None:
-        said = [{"role": "user", "content": prompt}]
-        prompt = str(
-            tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+def _framed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    if tokenizer.chat_template is None:
+        return _ids(model, tokenizer, prompt, special=True)
+    said = [{"role": "user", "content": prompt}]
+    framed = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    return _ids(model, tokenizer, str(framed), special=False)  # the template has its own
+
+
+def _ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, *, special: bool
+) -> list[int]:
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
+    if not ids or max(ids) >= rows:  # transformers makes up a tokenizer where it finds no files
+        got = f"token {max(ids)}" if ids else "no token"
+        raise SourceError(
+            f"{tokenizer.name_or_path}: the tokenizer makes {got} of {text[:40]!r}, the model has "
+            f"{rows}",
+            hint="tokenizer.json is missing, or of another model",
         )
-        return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    return list(tokenizer(prompt)["input_ids"])
+    return ids
 
 
 def windows(
-    tokenizer: PreTrainedTokenizerBase, text: str, where: str, ctx: int, most: int | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    where: str,
+    ctx: int,
+    most: int | None,
 ) -> list[list[int]]:
     """Token ids of a text in windows of `ctx` tokens, `most` at most; what is left at the end is
     left out. Each begins with the token that the tokenizer begins texts with, if it has one, in
@@ -98,7 +119,7 @@ def windows(
 
     Raises UsageError for a text that does not fill a window.
     """
-    ids = list(tokenizer(text)["input_ids"])
+    ids = _ids(model, tokenizer, text, special=True)
     if len(ids) < ctx:
         raise UsageError(
             f"{where}: expected at least {ctx} tokens, got {len(ids)}",

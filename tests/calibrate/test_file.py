@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -225,18 +226,20 @@ def test_a_chat_template_is_used(model: Path, tmp_path: Path) -> None:
     assert calibrate(model, tmp_path / "framed.gguf", options).tokens == want > bare
 
 
-def test_windows_begin_as_texts_do(model: Path, text: Path, tmp_path: Path) -> None:
+def test_windows_begin_as_texts_do(trained: Loaded) -> None:
     """A tokenizer that begins each text with a token: it is put in place of each window's first."""
     from ggufmix.calibrating import texts
 
     class Tokenizer:
         bos_token_id = 7
 
-        def __call__(self, text: str) -> dict[str, list[int]]:
+        def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+            assert add_special_tokens
             return {"input_ids": [7, *map(int, text.split())]}
 
-    tokenizer: object = Tokenizer()
-    made = texts.windows(tokenizer, " ".join(map(str, range(10, 20))), "t", 4, None)  # type: ignore[arg-type]
+    tokenizer: Any = Tokenizer()
+    text = " ".join(map(str, range(10, 20)))
+    made = texts.windows(trained.model, tokenizer, text, "t", 4, None)
     assert made == [[7, 10, 11, 12], [7, 14, 15, 16]]
 
 
