@@ -1,6 +1,6 @@
-"""Put what the program really prints into README and guide: outputs of commands, generated tables.
+"""Put what the program really prints into README and docs: outputs of commands, generated tables.
 
-    python docs/refresh.py           rewrite README.md and docs/guide.md
+    python docs/refresh.py           rewrite README.md and docs/*.md
     python docs/refresh.py --check   exit 1 where it would change
 
 A `console` block is a list of `$ ggufmix ...` lines, each followed by its output; commands run one
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "guide.md")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def console(commands: list[str], folder: Path) -> str:

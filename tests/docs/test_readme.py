@@ -14,10 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PAGES = README + (ROOT / "docs" / "guide.md").read_text()
+DOCS = sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))
+PAGES = README + "".join((ROOT / page).read_text() for page in DOCS)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize("page", ["README.md", *DOCS])
 def test_every_output_is_real(page: str) -> None:
     """Each command of a page prints what the page shows, and its tables are current."""
     spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
