@@ -28,7 +28,9 @@ FUSED = "attn_qkv."
 
 
 def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any]:
-    """Describe a GGUF file (all parts of a split one) or a checkpoint directory in plain values.
+    """Describe a GGUF file (all parts of a split one) or a checkpoint in plain values.
+
+    src is a path, or an address such as hf://owner/name.
 
     Keys: architecture, files, tensors, weights, bits_per_weight, recurrent_layers and
     attention_layers (as "0-2, 4-6"), types (name -> tensors, weights, bytes), metadata (long arrays
@@ -38,17 +40,21 @@ def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any
     lie on an INT4 lattice, so that q4_x keeps them), and lattice_tensors (all of whose groups do).
     Raises UsageError for a path that is not there, SourceError for a file that is wrong.
     """
-    path = Path(src)
-    if not path.exists():
-        raise UsageError(f"{src} does not exist")
-    if path.is_dir() or path.suffix == ".safetensors":
-        return _checkpoint(path, scan)
+    if sources.is_remote(src):
+        checkpoint = sources.suffix(src) != ".gguf"
+    else:
+        path = Path(src)
+        if not path.exists():
+            raise UsageError(f"{src} does not exist")
+        checkpoint = path.is_dir() or path.suffix == ".safetensors"
+    if checkpoint:
+        return _checkpoint(src, scan)
     if scan:
         raise UsageError(f"{src}: --scan is for checkpoints")
-    return _file(path)
+    return _file(src)
 
 
-def _file(path: Path) -> dict[str, Any]:
+def _file(path: str | os.PathLike[str]) -> dict[str, Any]:
     with sources.open_gguf(path) as found:
         types: dict[str, dict[str, int]] = {}
         for tensor in found.tensors.values():
@@ -63,7 +69,7 @@ def _file(path: Path) -> dict[str, Any]:
         )
 
 
-def _checkpoint(path: Path, scan: bool) -> dict[str, Any]:
+def _checkpoint(path: str | os.PathLike[str], scan: bool) -> dict[str, Any]:
     with sources.open_checkpoint(path) as checkpoint:
         found = sources.presented(checkpoint.tensors, checkpoint.config, "nearest")
         model = models.place(checkpoint.config, found.tensors)

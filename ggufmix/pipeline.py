@@ -281,7 +281,9 @@ def prepared(
         if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
             _check_readable(src, made, model)
             jobs = scannings(made.tensors)
-            found = writing.run(jobs, threads=writing.thread_count(threads, model.least_threads), progress=progress)
+            found = writing.run(
+                jobs, threads=writing.thread_count(threads, model.least_threads), progress=progress
+            )
             kept = options.on_outlier == "error"
             forced = scanning.forced(
                 found, outliers=not kept, inexact=options.on_inexact != "error"

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: MIT
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,8 +12,11 @@ from .options import Json
 
 def inspect(
     src: Annotated[
-        Path,
-        typer.Argument(metavar="FILE.gguf|DIR", help="A GGUF file, or a checkpoint directory."),
+        str,
+        typer.Argument(
+            metavar="FILE.gguf|DIR|URL",
+            help="A GGUF file, a checkpoint directory, hf://owner/name, s3:// or https://.",
+        ),
     ],
     as_json: Json = False,
     scan: Annotated[

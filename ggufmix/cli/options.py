@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from ..pipeline import Options
 
 Source = Annotated[
-    Path,
+    str,
     typer.Argument(
-        metavar="SRC", help="Checkpoint: a directory with config.json and safetensors; or a .gguf."
+        metavar="SRC",
+        help="Checkpoint: a directory with config.json and safetensors; a .gguf; or where one "
+        "lies: hf://owner/name, s3://, https://.",
     ),
 ]
 Threads = Annotated[

@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 @takes_choices
 def plan(
     src: Annotated[
-        Path,
+        str,
         typer.Argument(
-            metavar="SRC", help="Checkpoint directory, .gguf file, or .tsv listing of tensors."
+            metavar="SRC",
+            help="Checkpoint directory or .gguf file, hf://owner/name, s3:// or https://; or .tsv "
+            "listing of tensors.",
         ),
     ],
     *,
