@@ -2,6 +2,7 @@
 
 # SPDX-License-Identifier: MIT
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import Source, Threads, takes_choices
-from .said import note, say
+from .said import note, say, shown
 
 if TYPE_CHECKING:
-    from ..pipeline import Options
+    from ..pipeline import Options, Result
 
 
 @contextmanager
@@ -44,6 +45,13 @@ def convert(
         bool,
         typer.Option("--resume", help="Continue what a stopped run has left, if there is any."),
     ] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Measure what is written against what was read; 1 where a tensor fails.",
+        ),
+    ] = False,
     options: "Options",
 ) -> None:
     """Write a checkpoint as a quantized GGUF file."""
@@ -57,6 +65,7 @@ def convert(
             threads=threads,
             overwrite=overwrite,
             resume=resume,
+            verify=verify,
             progress=bar.step,
             planned=say,
         )
@@ -76,3 +85,30 @@ def convert(
         f"{out}: {report.size(plan.total_bytes)}, {plan.bits_per_weight:.2f} bits per weight, "
         f"{plan.recipe}"
     )
+    if verify:
+        judge(result)
+
+
+def judge(result: "Result") -> None:
+    """Print what was measured, by type, and end with 1 where a tensor failed."""
+    from .. import report, verifying
+
+    found = verifying.of_plan(result.plan, result.measured)
+    heads = ("type", "tensors", "relative RMSE", "worst", "cosine", "largest error")
+    rows = [
+        [
+            name,
+            str(kind["tensors"]),
+            *(
+                "not finite" if kind[key] is None else f"{kind[key]:.6g}"
+                for key in ("rrmse", "worst_rrmse", "cosine", "max_abs_error")
+            ),
+        ]
+        for name, kind in found.by_type().items()
+    ]
+    report.console().print("", report.table(heads, rows, right=heads[1:]))
+    for sentence in verifying.sentences(found.tensors):
+        print(shown(sentence), file=sys.stderr)
+    print(", ".join(f"{n} {grade}" for grade, n in found.counts.items()))
+    if found.grade == "FAIL":
+        raise typer.Exit(1)

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import int4
-from ..codecs import Encoded, encode_band
+from ..codecs import Encoded, decode, encode_band
 from ..errors import ImportanceError, InexactError, NotFiniteError, OutlierError, ValueAtError
+from ..measures import Measures, measure
 from ..planning import Planned
 from ..tensor import DTYPE_NAMES
 from .jobs import Extent, Made, Piece
@@ -22,6 +23,8 @@ BAND_BYTES = 2 << 20
 """Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
 hundreds in flight.
 """
+
+NOT_MEASURED = Measures()
 
 _HINTS: dict[type[ValueAtError], str] = {
     NotFiniteError: "the checkpoint is damaged, or was saved from a run that had diverged",
@@ -38,12 +41,15 @@ class Counts:
     flushed    blocks whose scale went to zero
     wiped      blocks in which one value drowned all others
     groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
+    measures   of the source's values and what they were written as, where that was asked for; of
+               blocks that are copied only how many values they have
     """
 
     flushed: int = 0
     wiped: int = 0
     recovered: int = 0
     groups: int = 0
+    measures: Measures = NOT_MEASURED
 
     def __add__(self, other: Counts) -> Counts:
         """Both; `other` comes after."""
@@ -52,6 +58,7 @@ class Counts:
             self.wiped + other.wiped,
             self.recovered + other.recovered,
             self.groups + other.groups,
+            self.measures + other.measures,
         )
 
 
@@ -81,11 +88,13 @@ class Scanned:
 class Encoding:
     """The job of one tensor.
 
-    base  where the tensor data starts in the file, in bytes
+    base       where the tensor data starts in the file, in bytes
+    measuring  what is written is decoded again and measured, band by band
     """
 
     planned: Planned
     base: int = 0
+    measuring: bool = False
 
     @property
     def name(self) -> str:
@@ -127,7 +136,9 @@ class Encoding:
         tensor, importance = planned.placed.tensor, planned.importance
         if planned.copied or planned.widened:
             blocks = tensor.blocks(start, stop)
-            return int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks), Counts()
+            same = Measures((stop - start) * tensor.cols if self.measuring else 0)
+            made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
+            return made, Counts(measures=same)
         vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
         try:
             values = tensor.rows(start, stop)
@@ -140,6 +151,9 @@ class Encoding:
         if planned.encoder.name == "Q4_X":
             recovered = int4.recover(values, encoded.blocks)
             found = replace(found, recovered=recovered, groups=values.size // 32)
+        if self.measuring:
+            written = decode(encoded.blocks, planned.encoder.format)
+            found = replace(found, measures=measure(values, written, row=start))
         return encoded.blocks, found
 
     def _placed(self, error: E, row: int) -> E:
@@ -196,9 +210,11 @@ class Scanning:
             return Made((), Scanned(inexact=error))
 
 
-def encodings(tensors: Sequence[Planned], base: int = 0) -> list[Encoding]:
+def encodings(
+    tensors: Sequence[Planned], base: int = 0, *, measuring: bool = False
+) -> list[Encoding]:
     """The jobs of tensors whose data starts at byte `base`."""
-    return [Encoding(planned, base) for planned in tensors]
+    return [Encoding(planned, base, measuring) for planned in tensors]
 
 
 def scannings(tensors: Sequence[Planned]) -> list[Scanning]:

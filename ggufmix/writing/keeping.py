@@ -45,7 +45,7 @@ _sync = getattr(os, "fdatasync", os.fsync)
 class Resumable(Generic[F]):
     """What makes a run one that can be continued.
 
-    counts  type of what the jobs find: a dataclass of numbers, which go through JSON
+    counts  type of what the jobs find: a dataclass of numbers, or of such dataclasses
     bound   what the state is good for, by the word for it in a message, such as {"source": ...}
     resume  continue what an earlier run has left, where there is anything
     """
@@ -56,11 +56,11 @@ class Resumable(Generic[F]):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """A finished job."""
+    """A finished job. `found` is MessagePack: JSON has no infinity."""
 
     name: str
     sums: tuple[int, ...]
-    found: msgspec.Raw
+    found: bytes
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -164,7 +164,7 @@ class Keeper:
 
     def ended(self, out: int, n_bytes: int, name: str, sums: tuple[int, ...], found: F) -> None:
         """Data of a job are written to the open file `out`; they become a line when on disk."""
-        line = msgspec.json.encode(Line(name, sums, msgspec.Raw(msgspec.json.encode(found))))
+        line = msgspec.json.encode(Line(name, sums, msgspec.msgpack.encode(found)))
         with self._changed:
             if self._error is not None:
                 raise self._error
@@ -187,15 +187,18 @@ class Keeper:
 
     def whole(self) -> None:
         """All data and headers are on disk: only names are missing."""
-        self.flush()
         self._write(_line(_WHOLE))
 
     def stop(self) -> None:
-        """Write nothing more."""
+        """Write nothing more unless told to."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
         self._thread.join()
+
+    def close(self) -> None:
+        """Write nothing more."""
+        self.stop()
         if self._file is not None:
             os.close(self._file)
             self._file = None

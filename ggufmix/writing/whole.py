@@ -105,6 +105,8 @@ class _Writing(Generic[F]):
                 raise refused from error
             raise
         finally:
+            if self.keeper is not None:
+                self.keeper.close()
             for out in self.files.values():
                 os.close(out)
         names = [job.name for part in self.parts for job in part.jobs]
@@ -168,7 +170,9 @@ class _Writing(Generic[F]):
         for job in part.jobs:
             if job.name in intact:
                 line = lines[job.name]
-                self.found[job.name] = msgspec.json.decode(line.found, type=self.resumable.counts)
+                self.found[job.name] = msgspec.msgpack.decode(
+                    line.found, type=self.resumable.counts
+                )
                 self.sums[job.name] = line.sums
                 self.done += job.source_bytes
         self.resumed += len(intact)
@@ -177,6 +181,13 @@ class _Writing(Generic[F]):
 
     def _finish(self) -> None:
         """Headers, and names."""
+        keeper = self.keeper
+        if keeper is not None:
+            keeper.stop()
+            if not keeper.left and len(self.parts) == 1:
+                keeper = None  # it is done before a journal would be of use
+            else:
+                keeper.flush()
         for part in self.parts:
             header = part.header if part.sealed is None else part.sealed(self.sums)
             assert len(header) == len(part.header)
@@ -187,10 +198,8 @@ class _Writing(Generic[F]):
             os.fsync(out)
             if part.path != self.first:
                 os.close(self.files.pop(part.path))
-        if self.keeper is not None:
-            if self.keeper.left or len(self.parts) > 1:
-                self.keeper.whole()
-            self.keeper.stop()
+        if keeper is not None:
+            keeper.whole()
         places.rename(self.paths)
         keeping.forget(self.first)
 
