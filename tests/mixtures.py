@@ -130,6 +130,28 @@ class Latent(Mixture):
 
 
 @dataclass(frozen=True)
+class GlmDsa(Latent):
+    """A checkpoint of GLM-5: each layer that has "F" in its pattern chooses tokens."""
+
+    pattern: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "glm_moe_dsa"
+
+    def _attention(self, a: str) -> Shapes:
+        yield from super()._attention(a)
+        c, layer = self.config, int(a.split(".")[2])
+        if self.pattern[layer : layer + 1] != "S":
+            heads, head = c["index_n_heads"], c["index_head_dim"]
+            yield a + "indexer.wq_b.weight", (heads * head, c["q_lora_rank"])
+            yield a + "indexer.wk.weight", (head, c["hidden_size"])
+            yield a + "indexer.k_norm.weight", (head,)
+            yield a + "indexer.k_norm.bias", (head,)
+            yield a + "indexer.weights_proj.weight", (heads, c["hidden_size"])
+
+
+@dataclass(frozen=True)
 class Glm(Mixture):
     """A checkpoint of GLM-4.5."""
 
@@ -264,6 +286,11 @@ def _gpt_oss(**changed: Any) -> dict[str, Any]:
     return base | changed
 
 
+def _dsa(**changed: Any) -> dict[str, Any]:
+    base = {"scoring_func": None, "n_group": 1, "topk_group": 1, "index_n_heads": 4}
+    return _v3(**{**base, "index_head_dim": 64, "index_topk": 512, **changed})
+
+
 V2, V3 = "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"
 GLM, GPT_OSS = "Glm4MoeForCausalLM", "GptOssForCausalLM"
 
@@ -282,6 +309,14 @@ MIXTURES = (
         "Glm4MoeLiteForCausalLM",
         _v3(scoring_func=None, n_group=1, topk_group=1, num_nextn_predict_layers=1),
         mtp=1,
+    ),
+    GlmDsa("glm-dsa", "GlmMoeDsaForCausalLM", _dsa()),
+    GlmDsa(
+        "glm-dsa-shared-mtp",
+        "GlmMoeDsaForCausalLM",
+        _dsa(indexer_types=["full", "shared", "full"], num_nextn_predict_layers=1),
+        mtp=1,
+        pattern="FSF",
     ),
     Glm("glm4moe-mtp", GLM, _glm(num_nextn_predict_layers=1), mtp=1),
     Glm("glm4moe-norms", GLM, _glm(use_qk_norm=True, attention_bias=False, n_shared_experts=2)),

@@ -22,6 +22,7 @@ from . import (
     falcon_h1,
     glm4_moe_lite,
     glm4moe,
+    glm_moe_dsa,
     gpt_oss,
     granite,
     jamba,
@@ -56,6 +57,7 @@ CLASSES: dict[str, tuple[MODEL_ARCH, Mapping[str, Any], Place]] = {
         glm4_moe_lite.DEFAULTS,
         glm4_moe_lite.place,
     ),
+    "GlmMoeDsaForCausalLM": (MODEL_ARCH.GLM_DSA, glm_moe_dsa.DEFAULTS, glm_moe_dsa.place),
     "Glm4MoeForCausalLM": (MODEL_ARCH.GLM4_MOE, glm4moe.DEFAULTS, glm4moe.place),
     "GptOssForCausalLM": (MODEL_ARCH.GPT_OSS, gpt_oss.DEFAULTS, gpt_oss.place),
 } | {

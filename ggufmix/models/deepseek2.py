@@ -17,7 +17,7 @@ from ..errors import ModelError
 from .block import Block
 from .claims import Claims
 from .config import Config
-from .decoder import only_ropes, place_decoder
+from .decoder import Part, only_ropes, place_decoder
 from .latent import Latent
 from .mixture import Mixture
 from .model import Model
@@ -89,8 +89,20 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     return place_latent(arch, config, claims, 0)
 
 
-def place_latent(arch: MODEL_ARCH, config: Config, claims: Claims, n_mtp: int) -> Model:
-    """Place a checkpoint whose layers are built like DeepSeek's, `n_mtp` MTP blocks behind them."""
+def place_latent(
+    arch: MODEL_ARCH,
+    config: Config,
+    claims: Claims,
+    n_mtp: int,
+    *,
+    beside: Part | None = None,
+    more: Mapping[str, Value] | None = None,
+) -> Model:
+    """Place a checkpoint whose layers are built like DeepSeek's, `n_mtp` MTP blocks behind them.
+
+    beside  places what a block has beside latent attention
+    more    keys behind those of the family
+    """
     gate = config.defaults["scoring_func"]
     for key, value in (
         ("attention_bias", False),
@@ -111,6 +123,11 @@ def place_latent(arch: MODEL_ARCH, config: Config, claims: Claims, n_mtp: int) -
         )
     mixture = Mixture.read(config, bias=gate == "sigmoid")
 
+    def attend(block: Block) -> None:
+        attention.place(block)
+        if beside is not None:
+            beside(block)
+
     def feed_forward(block: Block) -> None:
         mixture.place(block)
         if block.layer is not None and block.layer >= layers:
@@ -120,9 +137,9 @@ def place_latent(arch: MODEL_ARCH, config: Config, claims: Claims, n_mtp: int) -
         arch,
         config.filled(num_key_value_heads=attention.heads),
         claims,
-        attention=attention.place,
+        attention=attend,
         feed_forward=feed_forward,
-        values=_values(config, attention, mixture, n_mtp),
+        values=_values(config, attention, mixture, n_mtp) | dict(more or {}),
         mtp_blocks=n_mtp,
     )
 

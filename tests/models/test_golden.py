@@ -31,6 +31,8 @@ DIFFERS = {
     "deepseek-v3-as-saved": {"deepseek2.expert_gating_func": ["UINT32", 2]},
     "deepseek-v3-plain": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
     "deepseek-v2": {"deepseek2.attention.q_lora_rank": ["UINT32", 0]},
+    "glm-dsa": {"glm-dsa.expert_gating_func": ["UINT32", 2]},
+    "glm-dsa-shared-mtp": {"glm-dsa.expert_gating_func": ["UINT32", 2]},
     "glm4moe-lite-mtp": {"deepseek2.expert_gating_func": ["UINT32", 2]},
     "granite4-dense-rope": {
         "granitehybrid.rope.scaling.finetuned": ["BOOL", True],

@@ -7,6 +7,8 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from checkpoints import CASES, write
 from listings import Listed, listing
-from mixtures import Glm, GptOss, Latent, Mixture
+from mixtures import Glm, GlmDsa, GptOss, Latent, Mixture
 from plain_gguf import write_f32
 
 from ggufmix import models, runtime
@@ -64,6 +66,14 @@ Placed = Callable[..., Model]
             },
         ),
         (
+            "GLM-5.2",
+            partial(GlmDsa, pattern="FFF" + 18 * "SSSF" + "SSSF"),
+            "GlmMoeDsaForCausalLM",
+            {
+                "index_topk_freq": 4, "index_skip_topk_offset": 3, "num_nextn_predict_layers": 1,
+            },
+        ),
+        (
             "gpt-oss-20b.mxfp4",
             GptOss,
             "GptOssForCausalLM",
@@ -72,15 +82,15 @@ Placed = Callable[..., Model]
     ],
 )  # fmt: skip
 def test_true_scale_of_mixtures(
-    model: str, kind: type[Mixture], hf_class: str, config: dict[str, Any]
+    model: str, kind: Callable[..., Mixture], hf_class: str, config: dict[str, Any]
 ) -> None:
     """Published models at their true size: every name and shape of the GGUF files there are."""
     case = kind("full", hf_class, dict(models.CLASSES[hf_class][1]) | config)
     listed = {p.name: p.tensor.shape for p in listing(model)}
     tensors: dict[str, Tensor] = {n: Listed(n, shape, "BF16") for n, shape in case._shapes()}
-    if model == "GLM-4.6":  # its MTP block has neither
-        for name in ("embed_tokens", "shared_head.head"):
-            del tensors[f"model.layers.92.{name}.weight"]
+    if (last := {"GLM-4.6": 92, "GLM-5.2": 78}.get(model)) is not None:
+        for name in ("embed_tokens", "shared_head.head"):  # their MTP blocks have neither
+            del tensors[f"model.layers.{last}.{name}.weight"]
     made = models.place(case.raw_config(), tensors).tensors
     assert {p.name: p.tensor.shape for p in made} == listed
 
@@ -190,8 +200,80 @@ def test_the_option_that_a_note_names(
     assert kl(want, run(model)) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["glm-dsa", "glm-dsa-shared-mtp"])
+def test_the_indexer_chooses(
+    name: str, tokens: list[int], tmp_path: Path, run: Callable[[Model], np.ndarray]
+) -> None:
+    """Where 64 tokens are attended to, llama.cpp chooses what transformers does, but for choices
+    that rounding decides: it keeps keys in F16. A wrong indexer chooses others.
+    """
+    import torch
+    import transformers
+
+    case = CASES[name]
+    config = case.raw_config() | {"index_topk": 64}
+    stored = write(tmp_path / "stored", config, case.arrays())
+    theirs = transformers.GlmMoeDsaForCausalLM.from_pretrained(stored, dtype=torch.float32)
+    with torch.no_grad():
+        want = theirs.eval()(torch.tensor([tokens])).logits[0].numpy()
+    model = models.place(config, _held(case.arrays()))
+    assert kl(want, run(model)) < 0.02
+    for part in ("indexer.attn_k.", "indexer.attn_q_b.", "indexer.proj.", "indexer.k_norm.weight"):
+        turned = [
+            replace(p, tensor=held(p.name, p.tensor.all()[::-1].copy())) if part in p.name else p
+            for p in model.tensors
+        ]
+        assert kl(want, run(replace(model, tensors=turned))) > 0.04, part
+
+
 @pytest.mark.parametrize(
-    "name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "glm4moe-lite-mtp", "gpt-oss"]
+    ("changed", "chooses"),
+    [
+        ({}, [True, True, True]),
+        ({"index_topk_freq": 2}, [True, True, False]),
+        ({"index_topk_freq": 4, "index_skip_topk_offset": 1}, [True, False, False]),
+        ({"index_topk_pattern": "FSF"}, [True, False, True]),
+        ({"index_topk_pattern": ["full", "shared", "full"]}, [True, False, True]),
+        ({"index_topk_pattern": "FSF", "indexer_types": ["full"] * 3}, [True, True, True]),
+    ],
+)
+def test_layers_that_choose(changed: dict[str, Any], chooses: list[bool]) -> None:
+    """The ways to say which layers have an indexer, as transformers understands them."""
+    import transformers
+
+    case = CASES["glm-dsa"]
+    config = case.raw_config() | changed
+    theirs = transformers.GlmMoeDsaConfig(**config).indexer_types
+    assert [kind == "full" for kind in theirs] == chooses
+    arrays = {
+        name: values
+        for name, values in case.arrays().items()
+        if ".indexer." not in name or chooses[int(name.split(".")[2])]
+    }
+    values = models.place(config, _held(arrays)).values
+    assert values["glm-dsa.attention.indexer.types"].data == chooses
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"indexer_types": ["full"] * 2}, "indexer_types: expected 3 of full and shared"),
+        ({"indexer_types": ["shared"] * 3}, "the first full, got"),
+        ({"index_topk_pattern": "FSX"}, "expected 3 of F and S, the first F, got 'FSX'"),
+        ({"index_topk_freq": 2}, "that nothing in glm-dsa claims"),
+        ({"index_topk_freq": "2"}, "index_topk_freq: expected a whole number"),
+        ({"index_n_heads": 5}, r"indexer.wq_b.weight: expected shape \[320, 48\]"),
+    ],
+)
+def test_indexers_that_make_no_sense(changed: dict[str, Any], message: str) -> None:
+    """Lists of layers that do not fit, and sizes that do not."""
+    case = CASES["glm-dsa"]
+    with pytest.raises(ModelError, match=message):
+        models.place(case.raw_config() | changed, _held(case.arrays()))
+
+
+@pytest.mark.parametrize(
+    "name", ["deepseek-v3", "kimi-wrapped", "glm4moe-mtp", "glm4moe-lite-mtp", "glm-dsa", "gpt-oss"]
 )
 def test_what_transformers_saves(name: str, placed: Placed, tmp_path: Path) -> None:
     """A checkpoint that went through transformers, as fine-tunes do, is the same model, without
