@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +14,18 @@ import numpy as np
 
 from .. import sources
 from ..errors import ModelError
-from ..sources import Checkpoint, Packed, StoredTensor
+from ..sources import Checkpoint, Presented, StoredTensor
 from ..sources.layout import INDEX
+from ..sources.packed.fp8 import PackedFp8
+from ..sources.packed.parts import numbers
 from ..writing import Made, Progress, run, thread_count
 from . import config, places
 from .choosing import Choice, not_converted
+from .coding import BLOCK, compare
 from .jobs import spans
 from .losses import Lost, measured
 from .naming import WEIGHT, Matrix, matrices
 from .reviewing import Review, Reviewed
-
-CLOSE = 1e-6
-"""Relative difference of error sums that are added up in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class _Measuring:
 
     name: str
     matrix: Matrix
-    packed: Packed
+    packed: PackedFp8
     extents: tuple[()] = ()
 
     @property
@@ -58,13 +57,18 @@ class _Measuring:
         return self.matrix.tensor.n_rows
 
     def bands(self) -> Iterator[tuple[int, int]]:
-        return spans(self.n_rows, self.source_bytes // max(self.n_rows, 1), self.packed.unit)
+        return spans(self.n_rows, self.source_bytes // max(self.n_rows, 1), BLOCK)
 
     def make(self, start: int, stop: int) -> Made[_Seen]:
+        packed = self.packed
         w = self.matrix.tensor.rows(start, stop)
-        d = self.packed.rows(start, stop)
-        codes = self.packed.weight.raw(start, stop)
-        return Made((), _Seen(measured(w, d.astype(np.float32, copy=False), codes)))
+        codes = packed.weight.raw(start, stop)
+        if _as_ours(packed):
+            scales = numbers(packed.scale, start // BLOCK, -(-stop // BLOCK)).astype(np.float32)
+            seen = compare(w, codes, scales)
+            return Made((), _Seen(Lost(seen.sums, seen.saturated, seen.flushed)))
+        back = packed.rows(start, stop).astype(np.float32, copy=False)
+        return Made((), _Seen(measured(w, back, codes)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +112,9 @@ def reread(
     """
     with sources.open_checkpoint(out) as written:
         by_name = {f"{m.module}{WEIGHT}": m for m in choice.quantized}
-        shown = sources.presented(written.tensors, written.config)
-        by_file: dict[str, list[Packed]] = {}
-        for packed in shown.packed:
+        eight = _eight(sources.presented(written.tensors, written.config))
+        by_file: dict[str, list[PackedFp8]] = {}
+        for packed in eight.values():
             by_file.setdefault(packed.weight.file, []).append(packed)
         jobs: list[Any] = [
             _Measuring(packed.name, by_name[packed.name], packed)
@@ -118,7 +122,7 @@ def reread(
             for packed in (of_file if weights is None else _spread(of_file, samples))
         ]
         n_read = len(jobs)
-        copies = _copies(written, source, {p.name for p in shown.packed})
+        copies = _copies(written, source, eight)
         seen = run([*jobs, *copies], threads=thread_count(threads))
     problems = [
         f"{name}: {found.differing} bytes on disk are not those of the source"
@@ -131,7 +135,7 @@ def reread(
     checked = []
     for weight in weights:
         found = seen.get(weight.name)
-        if found is not None and not _alike(found.lost, weight.lost):
+        if found is not None and found.lost != weight.lost:
             what = "what is on disk is not what was written"
             checked.append(replace(weight, lost=found.lost, problem=what))
         else:
@@ -161,8 +165,7 @@ def verify(
     of them cannot be read, ModelError where `directory` holds no FP8 weight.
     """
     with sources.open_checkpoint(directory) as made, sources.open_checkpoint(against) as source:
-        shown = sources.presented(made.tensors, made.config)
-        eight = {p.name: p for p in shown.packed if p.packing == "FP8"}
+        eight = _eight(sources.presented(made.tensors, made.config))
         if not eight:
             raise ModelError(f"{made.where}: expected weights in FP8, there are none")
         parts = dict(matrices(source.tensors))
@@ -202,20 +205,28 @@ def verify(
     return Review(None, n_files, weights, n, n, len(weights), tuple(problems))
 
 
-def _spread(packed: Sequence[Packed], samples: int) -> Sequence[Packed]:
+def _eight(shown: Presented) -> dict[str, PackedFp8]:
+    return {p.name: p for p in shown.packed if isinstance(p, PackedFp8)}
+
+
+def _as_ours(packed: PackedFp8) -> bool:
+    """Whether it is stored as `convert` stores it."""
+    return (
+        packed.weight.stored == "F8_E4M3"
+        and packed.block == (BLOCK, BLOCK)
+        and packed.scale.stored in ("BF16", "F32")
+    )
+
+
+def _spread(packed: Sequence[PackedFp8], samples: int) -> Sequence[PackedFp8]:
     """So many of them, from all over, the same ones every time."""
     n = len(packed)
     return [packed[i * n // samples] for i in range(samples)] if samples < n else packed
 
 
-def _alike(a: Lost, b: Lost) -> bool:
-    return a.sums.count == b.sums.count and all(
-        math.isclose(x, y, rel_tol=CLOSE, abs_tol=1e-300)
-        for x, y in ((a.sums.ee, b.sums.ee), (a.sums.ww, b.sums.ww), (a.sums.e, b.sums.e))
-    )
-
-
-def _copies(made: Checkpoint, source: Checkpoint, packed: Any) -> list[_Comparing]:
+def _copies(
+    made: Checkpoint, source: Checkpoint, packed: Mapping[str, PackedFp8]
+) -> list[_Comparing]:
     """Tensors that both have, alike in dtype and shape."""
     return [
         _Comparing(name, tensor, there)
@@ -230,7 +241,7 @@ def _gone(
     made: Checkpoint,
     source: Checkpoint,
     parts: Mapping[str, Sequence[Matrix]],
-    eight: Mapping[str, Packed],
+    eight: Mapping[str, PackedFp8],
 ) -> Iterator[str]:
     for name in source.tensors:
         if name not in made.tensors:
@@ -240,7 +251,7 @@ def _gone(
                     yield whole
 
 
-def _odd(made: Checkpoint, source: Checkpoint, eight: Mapping[str, Packed]) -> Iterator[str]:
+def _odd(made: Checkpoint, source: Checkpoint, eight: Mapping[str, PackedFp8]) -> Iterator[str]:
     """Sentences on tensors that are neither FP8, nor scales, nor copies."""
     scales = {part.name for packed in eight.values() for part in packed.parts}
     for name, tensor in made.tensors.items():
