@@ -45,11 +45,12 @@ MAY_IMPORT = {
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
+    "splitting": NOUNS | {"sources", "writing"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "imatrix", "outline", "placing", "rules", "scanning", "sources", "wishes"}
-    | {"writing"},
-    "proof": NOUNS | {"imatrix", "pipeline", "placing", "sources", "verifying", "writing"},
+    | {"fingerprints", "imatrix", "outline", "placing", "rules", "scanning", "sources", "splitting"}
+    | {"wishes", "writing"},
+    "proof": NOUNS | {"pipeline", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {
         "calibrating",
@@ -67,6 +68,7 @@ MAY_IMPORT = {
         "proof",
         "report",
         "rules",
+        "splitting",
         "verifying",
     },
     "__init__": {"codecs", "errors", "pipeline"},

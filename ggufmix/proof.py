@@ -1,0 +1,340 @@
+"""Is a GGUF file what its source, its recipe and its checksums say? Plans it again from what it
+records of itself, compares every tensor with the source's, and the header with the plan's.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import rules, sources, writing
+from .codecs import ENCODERS
+from .container import Value
+from .errors import GgufmixError, TokenizerError, UsageError
+from .pipeline import Options, prepared
+from .planning import Plan, Planned
+from .verifying import Report, headers, reading
+from .verifying.comparing import Comparison, expected_as, holds_as_it_is
+from .verifying.deciding import Told, tested
+from .verifying.reading import Reading
+from .verifying.sampling import sampled
+
+IMATRIX = "quantize.imatrix."
+"""What keys of files that were made with an importance matrix begin with."""
+
+_FIELDS = {
+    "--gates": "gates",
+    "--mirror": "mirror",
+    "--fallback": "fallback",
+    "--on-outlier": "on_outlier",
+    "--on-inexact": "on_inexact",
+    "--tokenizer-pre": "tokenizer_pre",
+    "--model-name": "model_name",
+}
+_LISTS = {
+    "--edges": "edges",
+    "--set": "set_roles",
+    "--tensor-type": "tensor_types",
+    "--custom-q": "custom_q",
+}
+_FLAGS = {"--allow-requantize": ("allow_requantize", True), "--no-mtp": ("mtp", False)}
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a file says of how it was made.
+
+    options  to plan it again; None where they are not enough
+    why      not, in words
+    """
+
+    options: Options | None
+    why: str = ""
+
+
+def recalled(
+    values: Mapping[str, Value],
+    *,
+    recipe: str | None = None,
+    imatrix: Sequence[str | os.PathLike[str]] = (),
+) -> _Known:
+    """The options that a file records; `recipe` and `imatrix`: what it was made with, where the
+    file has only their names.
+    """
+    made_by, named = _text(values, "ggufmix.version"), _text(values, "ggufmix.recipe")
+    if made_by is None or named is None:
+        return _Known(None, "it was not made by ggufmix")
+    try:
+        rules.recipe(recipe or named)
+    except UsageError:
+        return _Known(None, f"it was made with recipe {named!r}: --recipe FILE names it")
+    fields: dict[str, Any] = {"recipe": recipe or named, "imatrix": tuple(imatrix)}
+    stated = values.get("ggufmix.options")
+    listed = stated.data if stated is not None and isinstance(stated.data, list) else []
+    for raw in listed:
+        option = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
+        name, _, given = option.partition(" ")
+        if name in _FIELDS:
+            fields[_FIELDS[name]] = given
+        elif name in _LISTS:
+            fields[_LISTS[name]] = (*fields.get(_LISTS[name], ()), given)
+        elif name in _FLAGS:
+            fields[_FLAGS[name][0]] = _FLAGS[name][1]
+        else:
+            return _Known(None, f"it was made with {option}, of which it keeps no more")
+    if made_by != version("ggufmix"):
+        return _Known(None, f"it was made by ggufmix {made_by}, this is {version('ggufmix')}")
+    if any(key.startswith(IMATRIX) for key in values) and not imatrix:
+        return _Known(None, "it was made with an importance matrix: --imatrix FILE names it")
+    return _Known(Options(**fields))
+
+
+def _text(values: Mapping[str, Value], key: str) -> str | None:
+    found = values.get(key)
+    return found.data if found is not None and isinstance(found.data, str) else None
+
+
+def verify_sums(
+    out: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    progress: writing.Progress | None = None,
+) -> Report:
+    """Hold a file against the checksums that it carries. Raises UsageError where it has none."""
+    parts = reading.parts_of(Path(out))
+    stated = reading.stated_sums(parts)
+    if stated is None:
+        raise UsageError(
+            f"{out}: carries no checksums of its tensors: there is nothing to hold it against",
+            hint="--against SRC compares it with what it was made from",
+        )
+    problems = [sentence for part in parts for sentence in headers.damage(part)]
+    with sources.open_gguf(out) as file:
+        jobs = [Reading(stored) for stored in file.tensors.values()]
+        found = _sums(jobs, threads, progress)[1]
+    problems += reading.sum_problems(found, stated)
+    return Report(
+        (),
+        tuple(problems),
+        compared=(f"checksums of the header and of {len(found)} tensors, and the padding",),
+        unproven=("that the file is what its source was: --against SRC tells",),
+        n_all=len(found),
+    )
+
+
+def _sums(
+    jobs: Sequence[Any],
+    threads: int | None,
+    progress: writing.Progress | None,
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """What jobs of one tensor each have found, and the checksums of the tensors."""
+    sums: dict[str, int] = {}
+
+    def ended(job: Any, _: Any, of_job: tuple[int, ...]) -> None:
+        [sums[job.name]] = of_job
+
+    count = writing.thread_count(threads)
+    return writing.run(jobs, None, ended, threads=count, progress=progress), sums
+
+
+def verify(
+    out: str | os.PathLike[str],
+    src: str | os.PathLike[str],
+    *,
+    recipe: str | None = None,
+    imatrix: Sequence[str | os.PathLike[str]] = (),
+    sample: int | None = None,
+    threads: int | None = None,
+    progress: writing.Progress | None = None,
+) -> Report:
+    """Hold a GGUF file against what it was made from.
+
+    out      a GGUF file of this machine; of a split one any part
+    src      as for `pipeline.plan`
+    recipe   the .toml file that it was made with, imatrix  the files; where it was
+    sample   compare so many tensors, chosen by name, type and role; all by default
+    threads, progress  as for `pipeline.convert`
+    Raises the errors of ggufmix.errors; what is wrong with the file's values is in the report.
+    """
+    parts = reading.parts_of(Path(out))
+    values = parts[0].header.values
+    known = recalled(values, recipe=recipe, imatrix=imatrix)
+    with ExitStack() as stack:
+        file = stack.enter_context(sources.open_gguf(out))
+        planned, known = _planned(stack, out, src, file, known, imatrix, threads, progress)
+        by_name = _with_outer_scales(planned)
+        told = Told(
+            exact=known.options is not None,
+            weighed=any(key.startswith(IMATRIX) for key in values) and not imatrix,
+            stated=reading.stated_sums(parts),
+        )
+        problems = list(_strangers(file, by_name))
+        jobs = list(_jobs(file, by_name, told))
+        jobs = sampled(jobs, sample, lambda j: (j.stored.kind.name, j.planned.placed.role))
+        found, sums = _sums(jobs, threads, progress)
+        tensors = tuple(tested(job, found[job.name], sums[job.name], told) for job in jobs)
+        if told.stated is not None:
+            problems += reading.sum_problems(sums, told.stated)
+        problems += [sentence for part in parts for sentence in headers.damage(part)]
+        more, warnings = headers.differences(parts, planned) if told.exact else ([], [])
+        return Report(
+            tensors,
+            (*problems, *more),
+            tuple(warnings),
+            tuple(_compared(tensors, file, known, told, sample)),
+            (_UNPROVEN,),
+            n_all=len(file.tensors),
+        )
+
+
+_UNPROVEN = (
+    "that norms, orders of heads and experts are put as the runtime wants them: source and file "
+    "are compared through the steps that convert takes, so a fault in those does not show; logits "
+    "do, beside those of the source or of a file of llama.cpp's converter"
+)
+
+
+def _planned(
+    stack: ExitStack,
+    out: str | os.PathLike[str],
+    src: str | os.PathLike[str],
+    file: sources.GgufFile,
+    known: _Known,
+    imatrix: Sequence[str | os.PathLike[str]],
+    threads: int | None,
+    progress: writing.Progress | None,
+) -> tuple[Plan, _Known]:
+    """The plan of a file, open with the stack: as it records it; else with the types that it has;
+    else with none of them, so that values can be compared at least.
+    """
+    as_it_lies = Options(recipe="f32", gates="recipe", allow_requantize=True, on_inexact="nearest")
+    alike = replace(as_it_lies, like=out, imatrix=tuple(imatrix))
+    for options in (known.options, alike):
+        if options is None:
+            continue
+        try:
+            return _adjusted(stack, src, file, options, threads, progress), known
+        except GgufmixError as error:
+            known = _Known(None, known.why or f"its plan cannot be made again: {error}")
+    return _adjusted(stack, src, file, as_it_lies, threads, progress), known
+
+
+def _adjusted(
+    stack: ExitStack,
+    src: str | os.PathLike[str],
+    file: sources.GgufFile,
+    options: Options,
+    threads: int | None,
+    progress: writing.Progress | None,
+) -> Plan:
+    """A plan and what is open for it. What older files do not record of their options
+    (multi-token prediction left out, a name, a pre-tokenizer) is taken from tensors and keys.
+    """
+
+    def entered(options: Options) -> tuple[ExitStack, Plan]:
+        with ExitStack() as inner:
+            made, _ = inner.enter_context(prepared(src, options, threads, progress))
+            return inner.pop_all(), made
+
+    pre = _text(file.values, "tokenizer.ggml.pre")
+    try:
+        inner, made = entered(options)
+    except TokenizerError:
+        if options.tokenizer_pre is not None or pre is None:
+            raise
+        options = replace(options, tokenizer_pre=pre)
+        inner, made = entered(options)
+    changed = options
+    if options.mtp and {t.name for t in made.tensors} - set(file.tensors):
+        lost = {t.placed.layer for t in made.tensors if t.name not in file.tensors}
+        layers = {t.placed.layer for t in made.tensors if t.name in file.tensors}
+        if None not in lost and not lost & layers and sources.suffix(src) != ".gguf":
+            changed = replace(changed, mtp=False)
+    name = _text(file.values, "general.name")
+    if name is not None and name != _text(made.values, "general.name"):
+        changed = replace(changed, model_name=name)
+    if pre is not None and pre != _text(made.values, "tokenizer.ggml.pre"):
+        changed = replace(changed, tokenizer_pre=pre)
+    if changed != options:
+        inner.close()
+        inner, made = entered(changed)
+    stack.push(inner)
+    return made
+
+
+def _with_outer_scales(plan: Plan) -> dict[str, Planned]:
+    """Tensors by name; with scales that belong to blocks of the source, should the file have them
+    as they are.
+    """
+    by_name = {t.name: t for t in plan.tensors}
+    for t in plan.tensors:
+        outer, name = t.placed.tensor.outer_scale, t.name.removesuffix(".weight") + ".scale"
+        if outer is not None and name not in by_name:
+            placed = replace(t.placed, name=name, tensor=outer)
+            by_name[name] = Planned(placed, ENCODERS["F32"], "", None, 0, 0)
+    return by_name
+
+
+def _strangers(file: sources.GgufFile, planned: Mapping[str, Planned]) -> Iterator[str]:
+    """Sentences on tensors that only one side has, or that have another shape there."""
+    for name, stored in file.tensors.items():
+        if name not in planned:
+            yield f"{name}: SRC has nothing that becomes it"
+        elif not _alike(stored.shape, planned[name].placed.tensor.shape):
+            theirs, ours = stored.shape[::-1], planned[name].shape
+            yield f"{name}: is {list(theirs)}, of SRC it would be {list(ours)}"
+    for name, of in planned.items():
+        if name not in file.tensors and of.n_bytes:
+            yield f"{name}: is missing, SRC has it"
+
+
+def _alike(a: Sequence[int], b: Sequence[int]) -> bool:
+    """The same shape; leading dimensions of 1 are none."""
+
+    def plain(shape: Sequence[int]) -> list[int]:
+        dims = list(shape)
+        while dims[:1] == [1]:
+            del dims[0]
+        return dims
+
+    return plain(a) == plain(b)
+
+
+def _jobs(
+    file: sources.GgufFile, planned: Mapping[str, Planned], told: Told
+) -> Iterator[Comparison]:
+    for name, stored in file.tensors.items():
+        of = planned.get(name)
+        if of is None or not _alike(stored.shape, of.placed.tensor.shape):
+            continue
+        wanted = expected_as(stored, of)
+        encodes = stored.kind.encodes or wanted.copied
+        bound = holds_as_it_is(wanted) or (told.exact and wanted is of)
+        yield Comparison(stored, wanted, encodes=encodes, bound=bound)
+
+
+def _compared(
+    tensors: Sequence[Any],
+    file: sources.GgufFile,
+    known: _Known,
+    told: Told,
+    sample: int | None,
+) -> Iterator[str]:
+    n, of = len(tensors), len(file.tensors)
+    some = f"{n} of {of} tensors" if sample is not None and n < of else f"{n} tensors"
+    if known.options is not None:
+        yield f"every byte of the header and of {some}, made again as the file says it was made"
+    else:
+        yield f"{some} by value; not the header nor the choice of types: {known.why}"
+        equal = sum(t.same_bytes is True for t in tensors)
+        yield f"{equal} of them have the very bytes that convert writes in their types"
+    if told.stated is not None:
+        yield f"checksums of the header and of {some}"
+    yield "padding"

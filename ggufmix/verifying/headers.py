@@ -1,0 +1,90 @@
+"""The header of a file beside the one that a plan gives."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from .. import checksums
+from ..container import Value, header
+from ..planning import Plan
+from . import reading
+from .reading import Part
+
+PADDING = "ggufmix.padding"
+_FINGERPRINTS = "ggufmix.source.fingerprints"
+_PLACES = ("ggufmix.source.", PADDING, "split.", checksums.TENSORS, checksums.HEADER)
+"""Beginnings of keys that do not follow from a plan, or are looked at in another way."""
+
+
+def damage(part: Part) -> Iterator[str]:
+    """Sentences on one file: a header that is not what its checksum says, padding that is not
+    zero.
+    """
+    if reading.is_sealed(part) and reading.seal_broken(part):
+        yield f"{part.name}: the header is not what its checksum says: damaged"
+    yield from reading.strays(part)
+
+
+def differences(parts: Sequence[Part], planned: Plan) -> tuple[list[str], list[str]]:
+    """Problems and warnings of the header of a file that was planned again as it says it was made.
+
+    Key-values that differ are problems, and warnings where the header's checksum is right: then
+    somebody set them, or made the file of another state of the source.
+    """
+    problems = list(_types(parts, planned))
+    values = parts[0].header.values
+    sealed = all(reading.is_sealed(p) and not reading.seal_broken(p) for p in parts)
+    different = list(_keys(values, planned.values))
+    if sealed:
+        warnings = [f"{sentence}; the header's checksum is right" for sentence in different]
+    else:
+        problems += different
+        warnings = []
+        problems += [
+            f"{p.name}: its header has other bytes than its content is written as"
+            for p in parts
+            if reading.written_otherwise(p)
+        ]
+    if _other_source(values, planned):
+        warnings.append("it was made from other files than SRC has: their headers are others")
+    elif not problems and not warnings and len(parts) == 1 and PADDING not in values:
+        stated = values.get(checksums.TENSORS)
+        if stated is not None and planned.sealed(stated.data) != parts[0].raw:
+            problems.append(f"{parts[0].name}: its header has other bytes than convert writes")
+    return problems, warnings
+
+
+def _types(parts: Sequence[Part], planned: Plan) -> Iterator[str]:
+    theirs = {t.name: t.type.name for part in parts for t in part.header.tensors}
+    ours = {t.name: t.encoder.format.name for t in planned.tensors}
+    for name, kind in theirs.items():
+        if ours.get(name, kind) != kind:
+            yield f"{name}: is {kind}, recipe {planned.recipe} makes it {ours[name]}"
+    if theirs.keys() == ours.keys() and list(theirs) != list(ours):
+        yield "its tensors are in another order than convert writes them"
+
+
+def _keys(theirs: Mapping[str, Value], ours: Mapping[str, Value]) -> Iterator[str]:
+    """Sentences on key-values that differ from a plan's."""
+    for key in dict.fromkeys([*ours, *theirs]):
+        if key.startswith(_PLACES):
+            continue
+        if key not in theirs:
+            yield f"key {key}: is missing"
+        elif key not in ours:
+            yield f"key {key}: convert does not write it"
+        elif not _same(theirs[key], ours[key]):
+            yield f"key {key}: is not what convert writes"
+
+
+def _other_source(values: Mapping[str, Value], planned: Plan) -> bool:
+    """Whether a file records other files than the source has now."""
+    stated, found = values.get(_FINGERPRINTS), planned.values.get(_FINGERPRINTS)
+    return stated is not None and found is not None and not _same(stated, found)
+
+
+def _same(a: Value, b: Value) -> bool:
+    """Whether two values are the same in a file."""
+    return header({"": a}, ()) == header({"": b}, ())
