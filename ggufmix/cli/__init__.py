@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import calibrate, convert, eval, fp8, imatrix, looking, meta, plan, recipes, running
+from . import calibrate, convert, eval, fp8, imatrix, looking, meta, plan, recipes, running, verify
 from .said import shown
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ COMMANDS = (
     calibrate.calibrate,
     fp8.fp8,
     fp8.dequantize,
+    verify.verify,
     running.lint,
     running.advise,
     looking.inspect,

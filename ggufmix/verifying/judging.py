@@ -94,4 +94,4 @@ def _failed(kind: Format, found: Measures, what: str) -> Verdict:
 
 def percent(x: float) -> str:
     """A relative error in three digits: 2.64 %."""
-    return f"{100 * x:.3g} %"
+    return f"{100 * x:#.3g} %" if x else "0 %"
