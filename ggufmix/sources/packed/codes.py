@@ -66,6 +66,10 @@ class PackedCodes(Packed):
     def _packed(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Rows of codes as a stream of bits, little end first: uint8 (rows, bytes)."""
 
+    def _codes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Rows of codes: uint8 (rows, cols)."""
+        return unpacked(self._packed(start, stop), self.bits)[:, : self.cols]
+
     @abstractmethod
     def _scales(self, start: int, stop: int) -> NDArray[Any]:
         """Rows of scales, (rows, groups), in the dtype they are stored in."""
@@ -126,7 +130,7 @@ class PackedCodes(Packed):
 
     def _bytes(self, start: int, stop: int, zeros: NDArray[np.int16] | None) -> NDArray[np.int8]:
         """Codes - zero, int8 (rows, cols)."""
-        codes = unpacked(self._packed(start, stop), self.bits)[:, : self.cols]
+        codes = self._codes(start, stop)
         if zeros is None:
             return (
                 (codes ^ np.uint8(0x80)).view(np.int8)
@@ -166,8 +170,7 @@ class PackedCodes(Packed):
         check_finite(self.scale, scales, start, self._where)
         exact = scales.astype(np.float32)
         zeros = self._zeros(start, stop)
-        codes = unpacked(self._packed(start, stop), self.bits)[:, : self.cols]
-        values = codes.astype(np.float32)
+        values = self._codes(start, stop).astype(np.float32)
         apart, each = values, exact
         if self.order is not None:
             zeros, each = None if zeros is None else zeros[:, self.order], exact[:, self.order]

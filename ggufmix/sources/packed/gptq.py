@@ -156,20 +156,29 @@ class PackedColumns(PackedCodes):
         return f"row {group}, column {row}"
 
     def _packed(self, start: int, stop: int) -> NDArray[np.uint8]:
-        if self._unchecked:
-            assert self._g_idx is not None
-            if self._order() is not None:
-                raise failed(
-                    self._g_idx,
-                    "columns are ordered by activation, config.json says that they are not",
-                    '`"desc_act": true` in quantization_config tells the truth',
-                )
-            self._unchecked = False
+        self._check_order()
         if not self.awq:
             return _turned(self.weight.raw_columns(start, stop))
         codes = self._by_eight(self.weight, start, stop)
-        both: NDArray[np.uint8] = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
-        return both
+        return codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
+
+    def _codes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        if self.awq:
+            self._check_order()
+            return self._by_eight(self.weight, start, stop)
+        return super()._codes(start, stop)
+
+    def _check_order(self) -> None:
+        if not self._unchecked:
+            return
+        assert self._g_idx is not None
+        if self._order() is not None:
+            raise failed(
+                self._g_idx,
+                "columns are ordered by activation, config.json says that they are not",
+                '`"desc_act": true` in quantization_config tells the truth',
+            )
+        self._unchecked = False
 
     @staticmethod
     def _by_eight(words: StoredTensor, start: int, stop: int) -> NDArray[np.uint8]:
@@ -177,8 +186,11 @@ class PackedColumns(PackedCodes):
         low, high = start // 8, -(-stop // 8)
         turned = np.ascontiguousarray(words.raw_columns(low, high).view("<u4").T)
         codes = np.empty((high - low, 8, words.n_rows), np.uint8)
+        one = np.empty_like(turned)
         for nibble, row in enumerate(_AWQ_ROWS):
-            codes[:, row] = turned >> np.uint32(4 * nibble) & np.uint32(15)
+            np.right_shift(turned, 4 * nibble, out=one)
+            np.bitwise_and(one, 15, out=one)
+            codes[:, row] = one
         return codes.reshape(-1, words.n_rows)[start - low * 8 : stop - low * 8]
 
     def _scales(self, start: int, stop: int) -> NDArray[Any]:
