@@ -141,20 +141,17 @@ def quantize(
     Raises ShapeError, FormatError (dtype), ImportanceError; NotFiniteError with the first `row` and
     `column`.
     """
-    kind = _kind(x)
-    if scale not in _SCALES:
-        raise UsageError(f"expected scales as one of {', '.join(_SCALES)}; got {scale}")
+    check(x, scale, weights)
     rows, cols = x.shape
     codes = np.empty((rows, cols), np.uint8)
     scales = np.empty(_grid(rows, cols), np.float32)
-    columns = _column_weights(weights, cols)
     number = tier_number(tier)
     if not x.size:
         return Quantized(codes, scales, 0, 0, Sums())
     done = _core.quantize_fp8(
         bytes_of(x),
-        kind,
-        columns,
+        _DTYPES[x.dtype],
+        None if weights is None else bytes_of(weights),
         bytes_of(codes),
         scales.reshape(-1),
         cols,
@@ -184,7 +181,7 @@ def compare(
     scales  float32, (ceil(rows / 128), ceil(cols / 128))
     Raises ShapeError, FormatError (dtype); NotFiniteError with the first `row` and `column` of x.
     """
-    kind = _kind(x)
+    _check_values(x)
     if codes.shape != x.shape:
         raise ShapeError(f"expected codes of shape {x.shape}, got {codes.shape}")
     rows, cols = x.shape
@@ -192,7 +189,9 @@ def compare(
     number = tier_number(tier)
     if not x.size:
         return Quantized(codes, scales, 0, 0, Sums())
-    done = _core.compare_fp8(bytes_of(x), kind, bytes_of(codes), flat, cols, rows, number)
+    done = _core.compare_fp8(
+        bytes_of(x), _DTYPES[x.dtype], bytes_of(codes), flat, cols, rows, number
+    )
     return _quantized(x, codes, scales, done)
 
 
@@ -210,6 +209,32 @@ def dequantize(
     return out
 
 
+def check(x: NDArray[Any], scale: Scale, weights: NDArray[np.float32] | None) -> None:
+    """Raise what `quantize` raises of arguments like these, values of x apart."""
+    _check_values(x)
+    if scale not in _SCALES:
+        raise UsageError(f"expected scales as one of {', '.join(_SCALES)}; got {scale}")
+    if weights is None:
+        return
+    cols = x.shape[1]
+    if weights.dtype != np.float32 or weights.shape != (cols,):
+        raise ImportanceError(
+            f"expected column weights as float32, ({cols},); got {weights.dtype}, {weights.shape}"
+        )
+    wrong = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
+    if wrong.size:
+        raise ImportanceError(
+            f"expected column weights from 0 up, got {weights[wrong[0]]} at column {wrong[0]}"
+        )
+
+
+def _check_values(x: NDArray[Any]) -> None:
+    if x.dtype not in _DTYPES:
+        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
+    if x.ndim != 2:
+        raise ShapeError(f"expected weights of shape (rows, cols), got {x.shape}")
+
+
 def _quantized(
     x: NDArray[Any],
     codes: NDArray[np.uint8],
@@ -223,16 +248,6 @@ def _quantized(
     return Quantized(codes, scales, saturated, flushed, Sums(x.size, **sums))
 
 
-def _kind(x: NDArray[Any]) -> int:
-    """The kernel's number for the type of x."""
-    kind = _DTYPES.get(x.dtype)
-    if kind is None:
-        raise FormatError(f"expected weights of float32, float16 or bfloat16, got {x.dtype}")
-    if x.ndim != 2:
-        raise ShapeError(f"expected weights of shape (rows, cols), got {x.shape}")
-    return kind
-
-
 def _grid(rows: int, cols: int) -> tuple[int, int]:
     return -(-rows // BLOCK), -(-cols // BLOCK)
 
@@ -244,18 +259,3 @@ def _flat(scales: NDArray[np.float32], rows: int, cols: int) -> NDArray[np.float
             f"got {scales.dtype}, {scales.shape}"
         )
     return np.ascontiguousarray(scales).reshape(-1)
-
-
-def _column_weights(weights: NDArray[np.float32] | None, cols: int) -> NDArray[np.uint8] | None:
-    if weights is None:
-        return None
-    if weights.dtype != np.float32 or weights.shape != (cols,):
-        raise ImportanceError(
-            f"expected column weights as float32, ({cols},); got {weights.dtype}, {weights.shape}"
-        )
-    wrong = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
-    if wrong.size:
-        raise ImportanceError(
-            f"expected column weights from 0 up, got {weights[wrong[0]]} at column {wrong[0]}"
-        )
-    return bytes_of(weights)
