@@ -37,14 +37,16 @@ def reserved(n_tensors: int) -> dict[str, Value]:
     }
 
 
-def sealed(header: bytes, values: Mapping[str, Value], tensors: Sequence[int]) -> bytes:
+def sealed(
+    header: bytes, values: Mapping[str, Value], tensors: Sequence[int] | None = None
+) -> bytes:
     """The header with its numbers filled in, as far as it has room for them.
 
     header   as `container.header` makes it of `values`, padding included
-    tensors  checksums, as many as `values` has room for
+    tensors  checksums, as many as `values` has room for; None: those that are in it stay
     """
     made = bytearray(header)
-    if TENSORS in values:
+    if TENSORS in values and tensors is not None:
         assert len(values[TENSORS].data) == len(tensors), "as many sums as the plan has tensors"
         struct.pack_into(f"<{len(tensors)}Q", made, value_at(values, TENSORS), *tensors)
     if HEADER in values:

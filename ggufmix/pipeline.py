@@ -7,97 +7,53 @@ checkpoint -> Tensors -> model family -> GGUF tensors + metadata -> rules -> Pla
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import gguf
 
-from . import checksums, fingerprints, imatrix, placing, planning, rules, scanning, sources, writing
+from . import (
+    checksums,
+    fingerprints,
+    imatrix,
+    placing,
+    planning,
+    rules,
+    scanning,
+    sources,
+    splitting,
+    writing,
+)
 from .codecs import Encoder
 from .container import Value, array, text, texts, u32
 from .errors import FormatError, SourceError, UsageError
 from .measures import Measures
+from .options import Options, recorded
 from .placing import Placement
 from .planning import Plan
-from .rules import FallbackName, Gates, Mirror
 from .wishes import Wishes, gather, settle
-from .writing.encoding import Counts, encodings, scannings
+from .writing.encoding import Counts, scannings
 
-OnOutlier = Literal["error", "bf16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user asks for, apart from where it comes from and goes to.
-
-    recipe         name of a built-in recipe, "pure:TYPE", or the path of a .toml file
-    gates          what SSM gates are kept in at least: "bf16", "f32", or "recipe" for no protection
-    mirror         "llama.cpp" or "ik": that tool's mixture and fallbacks, no protection
-    fallback       for rows that do not fit a type: "quality", "llama.cpp", "ik" or "error"; by
-                   default the mirror's, else "quality"
-    edges          N=TYPE: at least TYPE in the first and last N blocks
-    target         where the file is to run, such as "vulkan": notes say what is slow there
-    set_roles      ROLE=TYPE, first match wins, before tensor_types
-    tensor_types   REGEX=TYPE, first match wins
-    mtp            keep multi-token-prediction blocks that the checkpoint has
-    tokenizer_pre  value of tokenizer.ggml.pre where it cannot be recognised
-    model_name     value of general.name
-    scan           read the data once before planning
-    imatrix        importance matrices, GGUF or legacy; several are merged
-    on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
-                   (implies scan)
-    on_inexact     of packed INT4 weights with a scale that float16 does not hold: "error";
-                   "nearest" takes the nearest and counts; "f32" writes the tensor in F32 (implies
-                   scan)
-    allow_requantize   what a GGUF source has in one quantized type may be written in another one
-    custom_q           ik_llama.cpp's rules, after set_roles and tensor_types
-    tensor_type_files  llama-quantize's files of rules, after those
-    thireus            recipe files of Thireus' suite, after those
-    like               a GGUF file whose types to take, after those
-    config             config.json for a listing
-    arch               general.architecture of a listing, where its names fit several
-    """
-
-    recipe: str = "q8_0"
-    gates: Gates = "bf16"
-    mirror: Mirror | None = None
-    fallback: FallbackName | None = None
-    edges: Sequence[str] = ()
-    target: str | None = None
-    set_roles: Sequence[str] = ()
-    tensor_types: Sequence[str] = ()
-    mtp: bool = True
-    tokenizer_pre: str | None = None
-    model_name: str | None = None
-    scan: bool = False
-    on_outlier: OnOutlier = "error"
-    on_inexact: sources.OnInexact = "error"
-    imatrix: Sequence[str | os.PathLike[str]] = ()
-    custom_q: Sequence[str] = ()
-    tensor_type_files: Sequence[str | os.PathLike[str]] = ()
-    thireus: Sequence[str | os.PathLike[str]] = ()
-    like: str | os.PathLike[str] | None = None
-    config: str | os.PathLike[str] | None = None
-    arch: str | None = None
-    allow_requantize: bool = False
+__all__ = ["Options", "Result", "convert", "of_int4", "plan", "prepared", "unfinished"]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """What `convert` did.
 
+    paths    of the file, or of its parts
     found    what was counted, by tensor name
     inexact  packed weights, by name in the source: groups whose scale float16 does not hold
     resumed  tensors that an earlier run had written
     damaged  names of tensors that it had written, but whose bytes had changed since: written again
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     plan: Plan
     found: Mapping[str, Counts] = field(default_factory=dict)
     inexact: Mapping[str, int] = field(default_factory=dict)
@@ -151,10 +107,12 @@ def convert(
     overwrite: bool = False,
     resume: bool = False,
     verify: bool = False,
+    split: splitting.Limits | None = None,
+    keep_split: bool = False,
     progress: writing.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
 ) -> Result:
-    """Write a checkpoint, or a GGUF file, as one GGUF file.
+    """Write a checkpoint, or a GGUF file, as one GGUF file or as parts of one.
 
     out        path of the file; written as `out.part` and renamed when it is whole and on disk
     threads    that encode; by default one for each core, and more where they wait for a remote
@@ -163,6 +121,8 @@ def convert(
     resume     continue what an earlier run has left unfinished, if there is anything; the bytes are
                those of a run without a break
     verify     decode what is written and measure its errors, while it is in memory
+    split      how large a part may be: `out-00001-of-00003.gguf` and so on are written
+    keep_split  of a GGUF source in parts: as many parts, with the same tensors
     progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plan before the first byte is written
     Other arguments and errors: as `plan`; and WriteError, also where the source, the imatrix or the
@@ -170,23 +130,18 @@ def convert(
     """
     path = Path(out)
     options = options or Options(recipe=recipe)
-    if not (resume and writing.left(path)):
+    if not (resume and writing.left(path)) and split is None and not keep_split:
         writing.check_place(path, overwrite=overwrite)  # before a scan of hours
     with prepared(src, options, threads, progress) as (made, model):
         _check_readable(src, made, model)
-        _check_apart(path, model)
+        homes = _homes(src, model) if keep_split else ()
+        parts = splitting.parts_of(made, path, limits=split, homes=homes, measuring=verify)
+        for part in parts:
+            _check_apart(part.path, model)
         if planned is not None:
             planned(made)
-        jobs = encodings(made.tensors, len(made.header), measuring=verify)
-        part = writing.Part(
-            path,
-            made.header,
-            jobs,
-            made.total_bytes,
-            lambda sums: made.sealed([sums[t.name][0] for t in made.tensors]),
-        )
         written = writing.write(
-            [part],
+            parts,
             threads=writing.thread_count(threads, model.least_threads),
             overwrite=overwrite,
             progress=progress,
@@ -197,12 +152,31 @@ def convert(
         if written.resumed and options.on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    return Result(path, made, written.found, inexact, written.resumed, written.damaged)
+    return Result(
+        tuple(part.path for part in parts),
+        made,
+        written.found,
+        inexact,
+        written.resumed,
+        written.damaged,
+    )
 
 
 def unfinished(out: str | os.PathLike[str]) -> bool:
     """Whether a run has left something of this output that can be continued."""
-    return writing.left(Path(out))
+    path = Path(out)
+    parts = path.parent.glob(f"{glob.escape(path.name.removesuffix('.gguf'))}-*-of-*.gguf.part")
+    return any(writing.left(p.with_name(p.name.removesuffix(".part"))) for p in parts) or (
+        writing.left(path)
+    )
+
+
+def _homes(src: str | os.PathLike[str], model: Placement) -> list[str]:
+    """Names of the parts of a GGUF source."""
+    names = [file.name for file in model.files]
+    if len(names) < 2 or not all(name.endswith(".gguf") for name in names):
+        raise UsageError(f"{src}: --keep-split is for a GGUF file in parts, and this is none")
+    return names
 
 
 def of_int4(result: Result) -> Iterator[str]:
@@ -369,23 +343,10 @@ def _provenance(
     options: Options, choices: rules.Choices, files: Sequence[sources.SourceFile]
 ) -> dict[str, Value]:
     """Where the file comes from, for whoever holds it: no paths, no times."""
-    chosen = [f"--gates {options.gates}"] if options.gates != "bf16" else []
-    chosen += [f"--mirror {options.mirror}"] if options.mirror else []
-    chosen += [f"--fallback {options.fallback}"] if options.fallback else []
-    chosen += [f"--edges {e}" for e in options.edges]
-    chosen += [f"--set {o}" for o in options.set_roles]
-    chosen += [f"--tensor-type {o}" for o in options.tensor_types]
-    chosen += [f"--custom-q {o}" for o in options.custom_q]
-    chosen += [f"--tensor-type-file {Path(o).name}" for o in options.tensor_type_files]
-    chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
-    chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
-    chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
-    chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
-    chosen += ["--allow-requantize"] if options.allow_requantize else []
     made = {
         "ggufmix.version": text(version("ggufmix")),
         "ggufmix.recipe": text(choices.recipe.name),
-        "ggufmix.options": texts(chosen),
+        "ggufmix.options": texts(recorded(options)),
         "ggufmix.source.files": texts([f.name for f in files]),
         "ggufmix.source.sizes": array(gguf.GGUFValueType.UINT64, [f.size for f in files]),
         "ggufmix.source.fingerprints": texts([f.fingerprint for f in files]),

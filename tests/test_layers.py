@@ -46,10 +46,11 @@ MAY_IMPORT = {
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
     "splitting": NOUNS | {"sources", "writing"},
+    "options": {"rules", "sources"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "imatrix", "outline", "placing", "rules", "scanning", "sources", "splitting"}
-    | {"wishes", "writing"},
+    | {"fingerprints", "imatrix", "options", "outline", "placing", "rules", "scanning", "sources"}
+    | {"splitting", "wishes", "writing"},
     "proof": NOUNS | {"pipeline", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {

@@ -1,0 +1,90 @@
+"""What the user asks for, and how a file records it."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from . import sources
+from .rules import FallbackName, Gates, Mirror
+
+OnOutlier = Literal["error", "bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asks for, apart from where it comes from and goes to.
+
+    recipe         name of a built-in recipe, "pure:TYPE", or the path of a .toml file
+    gates          what SSM gates are kept in at least: "bf16", "f32", or "recipe" for no protection
+    mirror         "llama.cpp" or "ik": that tool's mixture and fallbacks, no protection
+    fallback       for rows that do not fit a type: "quality", "llama.cpp", "ik" or "error"; by
+                   default the mirror's, else "quality"
+    edges          N=TYPE: at least TYPE in the first and last N blocks
+    target         where the file is to run, such as "vulkan": notes say what is slow there
+    set_roles      ROLE=TYPE, first match wins, before tensor_types
+    tensor_types   REGEX=TYPE, first match wins
+    mtp            keep multi-token-prediction blocks that the checkpoint has
+    tokenizer_pre  value of tokenizer.ggml.pre where it cannot be recognised
+    model_name     value of general.name
+    scan           read the data once before planning
+    imatrix        importance matrices, GGUF or legacy; several are merged
+    on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
+                   (implies scan)
+    on_inexact     of packed INT4 weights with a scale that float16 does not hold: "error";
+                   "nearest" takes the nearest and counts; "f32" writes the tensor in F32 (implies
+                   scan)
+    allow_requantize   what a GGUF source has in one quantized type may be written in another one
+    custom_q           ik_llama.cpp's rules, after set_roles and tensor_types
+    tensor_type_files  llama-quantize's files of rules, after those
+    thireus            recipe files of Thireus' suite, after those
+    like               a GGUF file whose types to take, after those
+    config             config.json for a listing
+    arch               general.architecture of a listing, where its names fit several
+    """
+
+    recipe: str = "q8_0"
+    gates: Gates = "bf16"
+    mirror: Mirror | None = None
+    fallback: FallbackName | None = None
+    edges: Sequence[str] = ()
+    target: str | None = None
+    set_roles: Sequence[str] = ()
+    tensor_types: Sequence[str] = ()
+    mtp: bool = True
+    tokenizer_pre: str | None = None
+    model_name: str | None = None
+    scan: bool = False
+    on_outlier: OnOutlier = "error"
+    on_inexact: sources.OnInexact = "error"
+    imatrix: Sequence[str | os.PathLike[str]] = ()
+    custom_q: Sequence[str] = ()
+    tensor_type_files: Sequence[str | os.PathLike[str]] = ()
+    thireus: Sequence[str | os.PathLike[str]] = ()
+    like: str | os.PathLike[str] | None = None
+    config: str | os.PathLike[str] | None = None
+    arch: str | None = None
+    allow_requantize: bool = False
+
+
+def recorded(options: Options) -> list[str]:
+    """What differs from the defaults, as on a command line: no paths."""
+    chosen = [f"--gates {options.gates}"] if options.gates != "bf16" else []
+    chosen += [f"--mirror {options.mirror}"] if options.mirror else []
+    chosen += [f"--fallback {options.fallback}"] if options.fallback else []
+    chosen += [f"--edges {e}" for e in options.edges]
+    chosen += [f"--set {o}" for o in options.set_roles]
+    chosen += [f"--tensor-type {o}" for o in options.tensor_types]
+    chosen += [f"--custom-q {o}" for o in options.custom_q]
+    chosen += [f"--tensor-type-file {Path(o).name}" for o in options.tensor_type_files]
+    chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
+    chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
+    chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
+    chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
+    chosen += ["--allow-requantize"] if options.allow_requantize else []
+    return chosen
