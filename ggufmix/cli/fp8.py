@@ -118,7 +118,8 @@ def fp8(
         typer.Option(metavar="GLOB", help="Modules that become FP8; repeatable."),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where the work is done.")
+        str,
+        typer.Option(metavar="auto|cpu|cuda[:N]", help="Where it is done; auto: the CPU."),
     ] = "auto",
     max_shard_size: ShardSize = None,
     verify_samples: Annotated[
@@ -154,6 +155,7 @@ def fp8(
         scale_dtype=_one_of("--scale-dtype", scale_dtype, ("bf16", "f32")),
         pow2=_one_of("--scale", scale, ("any", "pow2")) == "pow2",
         statistics=activation_stats,
+        device=device,
         max_shard_size=None if max_shard_size is None else saving.bytes_of(max_shard_size),
         verify_samples=verify_samples,
         verify=not skip_verify,
@@ -245,7 +247,7 @@ def _report(review: "Review", out: Path, *, as_json: bool, extra: dict[str, Any]
         print(json.dumps({**review.as_dict(), **extra}, indent=1))
     else:
         screen = report.console()
-        for weight in review.weights:
+        for weight in review.weights if review.judged else ():
             if weight.verdict != "GOOD":
                 lost = weight.lost
                 what = weight.problem or (
@@ -261,9 +263,10 @@ def _report(review: "Review", out: Path, *, as_json: bool, extra: dict[str, Any]
                 print(f"\n{title}")
             width = max(len(row) for row in rows)
             screen.print(report.table([""] * width, [[*r, *[""] * (width - len(r))] for r in rows]))
-        for number, sentence in enumerate(reviewing.recommendations(review), 1):
+        advice = reviewing.recommendations(review) if review.judged else ()
+        for number, sentence in enumerate(advice, 1):
             print(f"\n{number}. {sentence}")
         print(f"\n{out}: {reviewing.closing(review)}")
         sys.stdout.flush()
-    if review.verdict == "FAIL":
+    if review.judged and review.verdict == "FAIL":
         raise typer.Exit(1)

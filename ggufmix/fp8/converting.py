@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import sources
-from ..errors import ModelError, SourceError
+from ..errors import ModelError, SourceError, UsageError
 from ..sources import Checkpoint, StoredTensor
 from ..sources.safetensors import BITS
 from ..writing import Extent
-from . import config, places, shards, stats
+from . import config, places, shards, stats, torch_path
 from .choosing import Choice, choose
 from .coding import BLOCK, Scale, Search
 from .jobs import Coding, Copying, Weights
@@ -28,10 +29,11 @@ from .losses import Lost
 from .naming import WEIGHT, Matrix
 from .rereading import reread
 from .reviewing import Review, Reviewed
-from .saving import How, Planned, copied, refuse_bare, save
+from .saving import How, Jobs, Planned, copied, refuse_bare, save
 
 ScaleDtype = Literal["bf16", "f32"]
 SCALES = "_scale_inv"
+_CUDA = re.compile(r"cuda(:\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Options:
     pow2             scales are powers of two
     statistics       a file that weighs columns: of `ggufmix calibrate`, a GGUF imatrix, or the JSON
                      of collect_activation_stats.py
+    device           "auto", "cpu", "cuda" or "cuda:N"; see `device_of`
     max_shard_size   bytes that a file of the output may have; None: the files of the source
     verify_samples   FP8 weights of each file that are read back and measured once more; what is
                      copied is compared whole
@@ -58,6 +61,7 @@ class Options:
     scale_dtype: ScaleDtype = "bf16"
     pow2: bool = False
     statistics: str | os.PathLike[str] | None = None
+    device: str = "auto"
     max_shard_size: int | None = None
     verify_samples: int = 5
     verify: bool = True
@@ -78,7 +82,7 @@ class Options:
         known = None
         if self.statistics is not None:
             known = hashlib.sha256(Path(self.statistics).read_bytes()).hexdigest()
-        return repr((self.search, self.scale, self.stored, known))
+        return repr((self.search, self.scale, self.stored, known, device_of(self.device)))
 
     @property
     def calibration(self) -> str:
@@ -138,12 +142,10 @@ def convert(
             len(choice.decisions) - fp8,
             (*choice.warnings, *remarks),
         )
+        device = device_of(options.device)
         if how.announce is not None:
             how.announce(planned)
-
-        def jobs(shard: shards.Shard) -> Sequence[Any]:
-            return [_job(shard, piece, options, weights) for piece in shard.pieces if piece.size]
-
+        jobs = _jobs(options, weights, device)
         found = save(source, folder, planned, jobs, how, options.text)
         names = {f"{m.module}{WEIGHT}": m.tensor.shape for m in choice.quantized}
         reviewed = None
@@ -159,15 +161,37 @@ def convert(
             passed = sum(isinstance(p.key, StoredTensor) for s in planned.shards for p in s.pieces)
             n_files = len(planned.shards)
             review = Review(options.calibration, n_files, tuple(reviewed), passed, 0, 0)
-    return Result(folder, planned, review)
+    return Result(folder, planned, replace(review, judged=options.verify))
 
 
-def _job(shard: shards.Shard, piece: shards.Piece, options: Options, weights: Weights) -> Any:
-    extents = [Extent(shard.offsets[entry.name], entry.size) for entry in piece.entries]
-    if isinstance(piece.key, Matrix):
-        both = extents[0], extents[1]
-        return Coding(piece.key, both, options.search, options.scale, options.stored, weights)
-    return Copying(piece.key, (extents[0],))
+def _jobs(options: Options, weights: Weights, device: str | None) -> Jobs:
+    def job(shard: shards.Shard, piece: shards.Piece) -> Any:
+        extents = [Extent(shard.offsets[entry.name], entry.size) for entry in piece.entries]
+        if isinstance(piece.key, Matrix):
+            return Coding(
+                piece.key,
+                (extents[0], extents[1]),
+                options.search,
+                options.scale,
+                options.stored,
+                weights,
+                device,
+            )
+        return Copying(piece.key, (extents[0],))
+
+    return lambda shard: [job(shard, piece) for piece in shard.pieces if piece.size]
+
+
+def device_of(asked: str) -> str | None:
+    """The device of torch that is meant; None for the CPU, which `auto` is: its kernel needs no
+    torch, keeps up with a disk, and gives the same bytes on every machine. Raises UsageError.
+    """
+    if asked in {"auto", "cpu"}:
+        return None
+    if not _CUDA.fullmatch(asked):
+        raise UsageError(f"device: expected auto, cpu, cuda or cuda:N, got {asked!r}")
+    torch_path.check_device(asked)
+    return asked
 
 
 def plain_tensors(source: Checkpoint) -> Mapping[str, StoredTensor]:

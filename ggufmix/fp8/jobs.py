@@ -18,7 +18,8 @@ from ..errors import NotFiniteError, SourceError
 from ..sources import StoredTensor
 from ..tensor import DTYPE_NAMES, Tensor
 from ..writing import Extent, Made, Piece
-from .coding import BLOCK, Scale, Search, quantize
+from . import torch_path
+from .coding import BLOCK, Quantized, Scale, Search, quantize
 from .losses import Lost
 from .naming import Matrix
 
@@ -55,6 +56,7 @@ class Coding:
     extents  of the codes, and of the scales
     stored   of the scales: "BF16" or "F32"
     weights  of its columns
+    device   of torch that works on it; None: the CPU, by our kernel
     """
 
     matrix: Matrix
@@ -63,6 +65,7 @@ class Coding:
     scale: Scale
     stored: str
     weights: Weights
+    device: str | None = None
 
     @property
     def name(self) -> str:
@@ -91,7 +94,7 @@ class Coding:
         values = matrix.tensor.rows(start, stop)
         weights = self.weights(matrix)
         try:
-            made = quantize(values, self.search, scale=self.scale, weights=weights)
+            made = self._quantized(values, weights)
         except NotFiniteError as error:
             row = start + error.row
             raise NotFiniteError(
@@ -107,6 +110,13 @@ class Coding:
             Piece(1, at, scales.view(np.uint8).data.cast("B")),
         )
         return Made(pieces, Lost(made.sums, made.saturated, made.flushed))
+
+    def _quantized(self, values: NDArray[Any], weights: NDArray[np.float32] | None) -> Quantized:
+        if self.device is None:
+            return quantize(values, self.search, scale=self.scale, weights=weights)
+        return torch_path.quantize(
+            values, self.search, device=self.device, scale=self.scale, weights=weights
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -25,11 +29,13 @@ from fp8.models import (
 )
 from fp8.plain import quantize
 
-from ggufmix.errors import UsageError
+from ggufmix.errors import UsageError, WriteError
+from ggufmix.fp8 import jobs
 from ggufmix.fp8.coding import Mode, Search
 from ggufmix.fp8.converting import Options, convert
 from ggufmix.fp8.saving import How, bytes_of
 from ggufmix.sources.layout import INDEX
+from ggufmix.writing import keeping
 
 MODES: tuple[Mode, ...] = ("max", "rms", "percentile", "mse")
 
@@ -226,6 +232,49 @@ def test_dtypes_of_the_source(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found[name].view(np.uint8), codes)
     assert found["count"] == 3
     assert found["nothing"].shape == (0,)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    """Stopped by the disk in the middle: nothing looks finished, and --resume ends with the same
+    bytes and the same report without doing again what was done.
+    """
+    src = moe(tmp_path / "src", shards)
+    whole = convert(src, tmp_path / "whole")
+    monkeypatch.setattr(keeping, "SYNC_SECONDS", 0.01)
+    real, made = jobs.Coding.make, Counter[str]()
+    n = len(whole.review.weights)
+
+    def failing(self: jobs.Coding, start: int, stop: int) -> Any:
+        made[self.name] += 1
+        if len(made) == n // 2:
+            time.sleep(0.5)
+            raise OSError(errno.EIO, "a disk that is no more")
+        return real(self, start, stop)
+
+    monkeypatch.setattr(jobs.Coding, "make", failing)
+    out = tmp_path / "out"
+    with pytest.raises(WriteError, match="a disk that is no more"):
+        convert(src, out, how=How(threads=1))
+    done = Counter[str]()
+
+    def counting(self: jobs.Coding, start: int, stop: int) -> Any:
+        done[self.name] += 1
+        return real(self, start, stop)
+
+    monkeypatch.setattr(jobs.Coding, "make", counting)
+    assert not (out / "config.json").exists()
+    assert not list(out.glob("*.safetensors"))
+    with pytest.raises(WriteError, match="there are files in it already"):
+        convert(src, out)
+    with pytest.raises(WriteError, match="the options is not what"):
+        convert(src, out, Options(search=Search("max")), How(resume=True))
+    again = convert(src, out, how=How(resume=True))
+    assert stored(out) == stored(tmp_path / "whole")
+    assert again.review.weights == whole.review.weights
+    assert n // 2 <= len(done) < n
+    names = {p.name for p in out.iterdir()}
+    assert names == {p.name for p in (tmp_path / "whole").iterdir()}
 
 
 @pytest.mark.parametrize(
