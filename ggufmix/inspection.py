@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any
 
     Keys: architecture, files, tensors, weights, bits_per_weight, recurrent_layers and
     attention_layers (as "0-2, 4-6"), types (name -> tensors, weights, bytes), metadata (long arrays
-    cut to their first items). Of a checkpoint: packed (what of it can be carried exactly); and with
+    cut to their first items). Of a checkpoint: packed (how weights are packed, and what becomes of
+    them), and if any are, carried (the share whose codes and scales blocks can hold); and with
     scan, which reads all of it: exact_groups and inexact_groups (packed INT4 whose scale float16
     holds, or not), lattice_groups of lattice_candidates (groups of 32 weights stored as floats that
     lie on an INT4 lattice, so that q4_x keeps them), and lattice_tensors (all of whose groups do).
@@ -88,6 +89,8 @@ def _checkpoint(path: str | os.PathLike[str], scan: bool) -> dict[str, Any]:
             {key: _shown(value) for key, value in model.values.items()},
         )
         described["packed"] = _packed(found.packed)
+        if found.packed:
+            described["carried"] = _carried(found.packed, model, described["weights"])
         return described | (_scanned(found) if scan else {})
 
 
@@ -100,6 +103,14 @@ def _packed(packed: Iterable[sources.Packed]) -> str:
         for p in packed
     )
     return "; ".join(f"{n} {what}" for what, n in kinds.items()) or "none"
+
+
+def _carried(packed: Sequence[sources.Packed], model: models.Model, weights: int) -> str:
+    """Such as "100.0 % of the packed weights, which are 97.2 % of all"."""
+    of = sum(p.n_values for p in packed)
+    kept = sum(p.tensor.n_values for p in model.tensors if p.tensor.format is not None)
+    share, whole = 100 * kept / max(of, 1), 100 * of / max(weights, 1)
+    return f"{share:.1f} % of the packed weights, which are {whole:.1f} % of all"
 
 
 def _scanned(found: sources.Presented) -> dict[str, int]:
@@ -126,7 +137,7 @@ def _scanned(found: sources.Presented) -> dict[str, int]:
 
 
 def _bands(tensor: Tensor) -> Iterator[tuple[int, int]]:
-    step = max(1, BAND_BYTES // (4 * tensor.cols))
+    step = max(1, BAND_BYTES // (4 * tensor.cols) // tensor.unit) * tensor.unit
     for start in range(0, tensor.n_rows, step):
         yield start, min(start + step, tensor.n_rows)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from plain_gguf import write_f32
 
 from ggufmix import models
 from ggufmix.container import TensorInfo, aligned, header, text, u32
+from ggufmix.inspection import inspect
 from ggufmix.models import Model
 from ggufmix.runtime import Llama, kl
 from ggufmix.sources import open_checkpoint, presented
@@ -96,6 +98,34 @@ def test_same_logits(name: str, tmp_path: Path, tokens: list[int]) -> None:
         for write_gguf, bound in ((write_f32, BOUND), (write_as_stored, ROUNDED)):
             with Llama(write_gguf(model, tmp_path / "x.gguf"), len(tokens)) as llama:
                 assert kl(want, llama.logits(tokens)) < bound
+
+
+@pytest.mark.parametrize("name", PACKINGS)
+def test_what_inspect_says(name: str, tmp_path: Path) -> None:
+    """Which packing, what holds it, and that all of it is carried."""
+    config, arrays, _ = PACKINGS[name].checkpoint()
+    found = inspect(write(tmp_path, config, arrays), scan=True)
+    assert f"codes and scales carried over as {KINDS[name]}" in found["packed"]
+    assert ";" not in found["packed"]
+    assert found["carried"].startswith("100.0 % of the packed weights, which are ")
+    assert found["inexact_groups"] == 0 < found["exact_groups"]
+
+
+def test_nvfp4_where_llama_cpp_uses_no_scale(tmp_path: Path) -> None:
+    """In an architecture whose graph ignores the scale beside a weight, only values are left, and
+    that is said.
+    """
+    packing = replace(PACKINGS["nvfp4"], case="qwen2moe", sizes={"moe_intermediate_size": 64})
+    config, arrays, plain = packing.checkpoint()
+    with open_checkpoint(write(tmp_path / "x", config, arrays)) as checkpoint:
+        found = presented(checkpoint.tensors, checkpoint.config)
+        model = models.place(checkpoint.config, found.tensors)
+        assert not any(p.tensor.format or p.tensor.outer_scale for p in model.tensors)
+        assert "llama.cpp uses no scale beside them in qwen2moe" in model.notes[-1]
+        values = {p.name: p.tensor.all() for p in model.tensors}
+        down = plain["model.layers.0.mlp.experts.1.down_proj.weight"]
+        np.testing.assert_array_equal(values["blk.0.ffn_down_exps.weight"][1], down)
+    assert inspect(tmp_path / "x")["carried"].startswith("0.0 % of the packed weights")
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-mxfp4", "kimi-k25"])

@@ -232,6 +232,8 @@ def test_inspect_says_what_is_exact(model: Path, experts: Experts) -> None:
     groups = sum(x.size for x in experts.values()) // 32
     found = inspect(model)
     assert found["packed"] == f"{len(experts)} INT4: codes and scales carried over as Q4_0"
+    share = 100 * 32 * groups / found["weights"]
+    assert found["carried"] == f"100.0 % of the packed weights, which are {share:.1f} % of all"
     assert found["types"]["INT4"]["weights"] == 32 * groups
     assert found["types"]["INT4"]["bytes"] == 18 * groups
     assert "exact_groups" not in found
