@@ -177,7 +177,12 @@ def verify(
         )
         problems = list(_strangers(file, by_name))
         jobs = list(_jobs(file, by_name, told))
-        jobs = sampled(jobs, sample, lambda j: (j.stored.kind.name, j.planned.placed.role))
+        jobs = sampled(
+            jobs,
+            sample,
+            lambda j: (j.stored.kind.name, j.planned.placed.role),
+            lambda j: j.stored.n_values,
+        )
         found, sums = _sums(jobs, threads, progress)
         tensors = tuple(tested(job, found[job.name], sums[job.name], told) for job in jobs)
         if told.stated is not None:

@@ -21,18 +21,21 @@ class Named(Protocol):
 T = TypeVar("T", bound=Named)
 
 
-def sampled(items: Sequence[T], n: int | None, kind: Callable[[T], Hashable]) -> list[T]:
+def sampled(
+    items: Sequence[T], n: int | None, kind: Callable[[T], Hashable], size: Callable[[T], int]
+) -> list[T]:
     """Items in their order: `n` of them, all where that is None.
 
-    One of each kind first, then a second one, and so on; within a kind by the hash of the name, so
-    that the choice depends on names alone.
+    One of each kind first, of the largest kind before the others, then a second one, and so on;
+    within a kind by the hash of the name. So the choice depends on names, kinds and sizes alone.
     """
     if n is None or n >= len(items):
         return list(items)
     groups: dict[Hashable, list[T]] = {}
     for item in sorted(items, key=lambda i: xxhash.xxh64_intdigest(i.name.encode())):
         groups.setdefault(kind(item), []).append(item)
-    turns = max(map(len, groups.values()))
-    in_turn = [group[i] for i in range(turns) for group in groups.values() if i < len(group)]
+    ordered = sorted(groups.values(), key=lambda g: (-sum(map(size, g)), g[0].name))
+    turns = max(map(len, ordered))
+    in_turn = [group[i] for i in range(turns) for group in ordered if i < len(group)]
     chosen = {item.name for item in in_turn[:n]}
     return [item for item in items if item.name in chosen]
