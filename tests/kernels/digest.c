@@ -11,6 +11,7 @@
 #include "core.h"
 
 enum { COLS = 768, ROWS = 40 };
+enum { FP8_COLS = 700, FP8_ROWS = ROWS * COLS / FP8_COLS, FP8_SCALES = 6 };
 
 static uint32_t state = 1;
 
@@ -39,6 +40,28 @@ static uint64_t digest(const void *bytes, size_t n) {
     return h;
 }
 
+/* The same values in rows of another length, in each mode of FP8; codes and scales that are compared with, and sums. */
+static void fp8(const struct tier *tier, const float *x, const float *importance) {
+    static uint8_t codes[FP8_ROWS * FP8_COLS];
+    static float scales[FP8_SCALES], back[FP8_ROWS * FP8_COLS];
+    struct fp8_scratch *scratch = calloc(1, sizeof *scratch);
+    for (int mode = MODE_MAX; mode < MODE_GIVEN; mode++)
+        for (int stored = STORED_BF16; stored <= STORED_POW2; stored++)
+            for (int weighed = 0; weighed < 2; weighed++) {
+                struct fp8_search how = {mode, stored, 11, 2.5, 99.3}, given = {.mode = MODE_GIVEN};
+                const float *weights = weighed ? importance : NULL;
+                struct fp8_report a = tier->quantize_fp8(&how, X_F32, x, weights, codes, scales, FP8_COLS, FP8_ROWS, scratch);
+                struct fp8_report b = tier->quantize_fp8(&given, X_F32, x, NULL, codes, scales, FP8_COLS, FP8_ROWS, scratch);
+                tier->dequantize_fp8(codes, scales, back, FP8_COLS, FP8_ROWS);
+                printf("%s FP8,%d,%d,%d %" PRId64 " %" PRId64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64 " %016" PRIx64
+                       " %016" PRIx64 "\n",
+                       tier->name, mode, stored, weighed, a.saturated, a.flushed, digest(codes, sizeof codes),
+                       digest(scales, sizeof scales), digest(back, sizeof back), digest(&a.sums, sizeof a.sums),
+                       digest(&b.sums, sizeof b.sums));
+            }
+    free(scratch);
+}
+
 int main(void) {
     static float x[ROWS * COLS], importance[COLS], back[ROWS * COLS];
     static uint8_t y[ROWS * COLS * 4];
@@ -61,5 +84,7 @@ int main(void) {
                        weighed ? ",importance" : "", done.status, done.flushed, done.wiped, digest(y, bytes),
                        digest(back, sizeof back));
             }
+    for (int t = 0; t < n_tiers; t++)
+        if (tiers[t].supported()) fp8(&tiers[t], x, importance);
     return 0;
 }
