@@ -15,7 +15,11 @@ from ...errors import SourceError
 T = TypeVar("T")
 
 ATTEMPTS = 10
-"""Attempts for one range, the first included: with the waits between them, over a minute."""
+"""Attempts for one range in a row that bring less than PROGRESS_BYTES, the first included: with the
+waits between them, over a minute.
+"""
+
+PROGRESS_BYTES = 64 << 10
 
 FIRST_WAIT = 0.5
 """Seconds before the second attempt; doubled each time, up to LONGEST_WAIT, and of that a random
@@ -55,23 +59,24 @@ class Patience:
         place: Callable[[int], str] = lambda _: "",
     ) -> T:
         """Call `attempt(got)` until it does not raise TransientError, and return what it gives;
-        `got` bytes of the range have come already. Raises SourceError after so many attempts,
-        naming `where` and `place(got)`; ValueError if the folder is closed meanwhile.
+        `got` bytes of the range have come already. Raises SourceError after so many attempts in
+        a row, naming `where` and `place(got)`; ValueError if the folder is closed meanwhile.
         """
-        got, wait = 0, FIRST_WAIT
-        for left in reversed(range(ATTEMPTS)):
+        got, wait, left = 0, FIRST_WAIT, ATTEMPTS
+        while left:
             self._rest(self._not_before - time.monotonic(), where)
             try:
                 return attempt(got)
             except TransientError as caught:
                 trouble = caught
             got += trouble.got
-            if not left:
-                break
+            if trouble.got >= PROGRESS_BYTES:
+                wait, left = FIRST_WAIT, ATTEMPTS
+            left -= 1
             if trouble.wait is not None:
                 until = time.monotonic() + min(trouble.wait, LONGEST_ORDER)
                 self._not_before = max(self._not_before, until)
-            else:
+            elif left:
                 self._rest(wait * random.uniform(0.5, 1.0), where)  # noqa: S311
                 wait = min(2 * wait, LONGEST_WAIT)
         raise SourceError(

@@ -195,8 +195,12 @@ class WebFile(RemoteFile):
             file.revision = next((shown(s) for s in file._stamp if s), None)
             file._target = final if final != url else None
             head = bytearray(min(size, HEAD_BYTES))
-            file._read(answer, 0, memoryview(head))
-            file.head = bytes(head)
+            got = len(head)
+            try:
+                file._read(answer, 0, memoryview(head))
+            except TransientError as trouble:  # its state is known: the rest is asked for apart
+                got = trouble.got
+            file.head = bytes(head[:got])
             return file
 
 
