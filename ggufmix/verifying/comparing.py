@@ -239,12 +239,10 @@ def expected_as(stored: GgufTensor, of: Planned) -> Planned:
 
 
 def holds_as_it_is(planned: Planned) -> bool:
-    """Whether a type holds every value of the source, so that there is but one right outcome: the
-    same blocks, or floats that are not rounded.
+    """Whether a type holds every value of the source, so that there is but one right outcome:
+    floats that are not rounded. Blocks may be held in several ways, and are judged by value.
     """
     tensor, kind = planned.placed.tensor, planned.encoder.format
-    if tensor.format is not None:
-        return planned.copied
-    if tensor.dtype not in (BF16, F16):  # float32 may be computed, and differ in the last place
-        return False
+    if tensor.format is not None or tensor.dtype not in (BF16, F16):
+        return False  # float32 may be computed, and differ in the last place
     return kind.name in (DTYPE_NAMES[tensor.dtype], "F32")

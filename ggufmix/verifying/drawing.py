@@ -173,6 +173,7 @@ def _some(sentences: Sequence[str], every: bool) -> Iterator[str]:
 
 def closing(report: Report, title: str) -> str:
     """The last line."""
-    counts = ", ".join(f"{n} {grade}" for grade, n in report.counts.items() if n)
-    more = f", {len(report.problems)} problems" if report.problems else ""
-    return f"{title}: {report.grade}" + (f" ({counts}{more})" if counts or more else "")
+    counts = [f"{n} {grade}" for grade, n in report.counts.items() if n]
+    n = len(report.problems)
+    counts += [f"{n} problem" + "s" * (n != 1)] if n else []
+    return f"{title}: {report.grade}" + (f" ({', '.join(counts)})" if counts else "")

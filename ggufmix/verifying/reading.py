@@ -17,7 +17,7 @@ from ..codecs import FORMATS
 from ..container import Header, TensorInfo, Value, aligned, header
 from ..errors import ModelError, UsageError
 from ..sources import GgufTensor
-from ..sources.gguf_file import number_of, part_names, read_checked
+from ..sources.gguf_file import number_of, part_missing, part_names, read_checked
 from ..sources.storage import Bytes, LocalFolder, shown
 from ..writing import Extent, Made, Piece
 
@@ -54,7 +54,11 @@ def parts_of(path: Path) -> list[Part]:
     count = number_of(first.header.values, "split.count", first.name, 1)
     if count <= 1:
         return [first]
-    return [_part(folder, name) for name in part_names(path.name, count)]
+    names = part_names(path.name, count)
+    lost = next((name for name in names if not folder.has(name)), None)
+    if lost is not None:
+        raise part_missing(lost, count)
+    return [_part(folder, name) for name in names]
 
 
 def _part(folder: LocalFolder, name: str) -> Part:

@@ -106,7 +106,7 @@ def test_not_finite_fails_with_its_place() -> None:
 def test_heavy_tails_are_a_warning_with_advice() -> None:
     """Between what is usual and what is impossible."""
     found = verifying.verdict(codecs.FORMATS["Q8_0"], Measures(100, 1e-4, 1.0, 1.0, 1.0))
-    assert (found.grade, "1 %" in found.why) == ("WARN", True)
+    assert (found.grade, "1.00 %" in found.why) == ("WARN", True)
     assert found.advice
 
 
