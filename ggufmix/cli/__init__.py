@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 
 from ..errors import GgufmixError
-from . import calibrate, convert, eval, fp8, imatrix, looking, meta, plan, recipes, running, verify
+from . import (
+    calibrate,
+    convert,
+    eval,
+    fp8,
+    imatrix,
+    looking,
+    meta,
+    plan,
+    recipes,
+    running,
+    splitting,
+    verify,
+)
 from .said import shown
 
 app = typer.Typer(
@@ -31,6 +44,8 @@ COMMANDS = (
     fp8.fp8,
     fp8.dequantize,
     verify.verify,
+    splitting.split,
+    splitting.merge,
     running.lint,
     running.advise,
     looking.inspect,

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import UsageError
 from .options import Source, Threads, takes_choices
 from .said import note, say, shown
+from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
 if TYPE_CHECKING:
     from ..pipeline import Options, Result
@@ -26,7 +28,7 @@ def resumable(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         if pipeline.unfinished(out):
-            note(f"{out}.part is unfinished: the same command with --resume continues it")
+            note(f"{out} is unfinished: the same command with --resume continues it")
         raise
 
 
@@ -52,10 +54,26 @@ def convert(
             help="Measure what is written against what was read; 1 where a tensor fails.",
         ),
     ] = False,
+    split_max_size: SplitMaxSize = None,
+    split_max_tensors: SplitMaxTensors = None,
+    no_tensor_first_split: NoTensorFirst = False,
+    keep_split: Annotated[
+        bool,
+        typer.Option(
+            "--keep-split", help="Of a GGUF file in parts: as many parts, with the same tensors."
+        ),
+    ] = False,
     options: "Options",
 ) -> None:
     """Write a checkpoint as a quantized GGUF file."""
     from .. import pipeline, progress, report
+
+    wanted = (split_max_size, split_max_tensors)
+    split = None
+    if wanted != (None, None) or (no_tensor_first_split and not keep_split):
+        split = limits(*wanted, bare_first=no_tensor_first_split)
+    if keep_split and (split is not None or no_tensor_first_split):
+        raise UsageError("--keep-split: says already what the parts are, leave the others out")
 
     with resumable(out), progress.shown() as bar:
         result = pipeline.convert(
@@ -66,6 +84,8 @@ def convert(
             overwrite=overwrite,
             resume=resume,
             verify=verify,
+            split=split,
+            keep_split=keep_split,
             progress=bar.step,
             planned=say,
         )
@@ -81,9 +101,10 @@ def convert(
     for sentence in pipeline.of_int4(result):
         note(sentence)
     plan = result.plan
+    n_bytes = sum(path.stat().st_size for path in result.paths)
     print(
-        f"{out}: {report.size(plan.total_bytes)}, {plan.bits_per_weight:.2f} bits per weight, "
-        f"{plan.recipe}"
+        f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits per "
+        f"weight, {plan.recipe}"
     )
     if verify:
         judge(result)

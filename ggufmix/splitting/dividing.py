@@ -161,8 +161,8 @@ def joined(values: Mapping[str, Value]) -> dict[str, Value]:
 def _values(values: Mapping[str, Value], number: int, count: int, n: int) -> dict[str, Value]:
     own = {
         _NO: Value(GGUFValueType.UINT16, number),
-        _COUNT: Value(GGUFValueType.UINT16, count),
         _TENSORS: Value(GGUFValueType.INT32, n),
+        _COUNT: Value(GGUFValueType.UINT16, count),
     }
     if number == 0:
         return joined(values) | own

@@ -168,7 +168,7 @@ def test_ctrl_c_says_how_to_go_on(example: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", STOPPED, str(example), "-o", str(out)]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 128 + signal.SIGINT
-    assert f"{out}.part is unfinished: the same command with --resume continues it" in run.stderr
+    assert f"{out} is unfinished: the same command with --resume continues it" in run.stderr
     assert "Traceback" not in run.stderr
     command = [sys.executable, "-m", "ggufmix", "convert", str(example), "-o", str(out), "--resume"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
