@@ -49,7 +49,7 @@ sanitize: $(TOOLS)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(BIN)/python -m pytest -q -n 2 -p no:cacheprovider -o "pythonpath=build/sanitized/lib tests" \
-	  -k "not test_bulk and not compilers" tests/kernels
+	  -k "not test_bulk and not compilers" tests/kernels tests/fp8/test_coding.py
 
 fuzz: $(TOOLS) build
 	$(BIN)/python -m pip install --quiet atheris $(PINNED)
