@@ -109,7 +109,13 @@ class Handler(BaseHTTPRequestHandler):
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start = int(found[1]) if found else 0
         stop = int(found[2]) + 1 if found and found[2] else None
-        asked = Asked(unquote(parts.path), parts.query, start, stop, dict(self.headers))
+        asked = Asked(
+            unquote(parts.path),
+            parts.query,
+            start,
+            stop,
+            {k.title(): v for k, v in self.headers.items()},
+        )
         self.our.note(asked)
         self.asked = asked
         time.sleep(self.our.latency)
@@ -295,7 +301,10 @@ class S3Handler(Handler):
         path = our.root / self.asked.path.removeprefix("/models/")
         wanted = self.headers.get("If-Match")
         if path.is_file() and wanted is not None and wanted != f'"{our.etag(path)}"':
-            body = b"<Error><Code>PreconditionFailed</Code><Message>no</Message></Error>"
+            body = (
+                b"<Error><Code>PreconditionFailed</Code><Message>At least one of the "
+                b"pre-conditions you specified did not hold</Message></Error>"
+            )
             self.plain(412, body, Content_Type="application/xml")
             return
         self.file(path)

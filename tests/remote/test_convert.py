@@ -292,7 +292,7 @@ def test_a_target_that_ends(server: Server, local: Path, tmp_path: Path) -> None
     """Redirects lead to addresses that are signed for an hour: the first one is asked again then,
     and not for every range.
     """
-    life = 40
+    life = 60
     with serving(server.root) as signed:
 
         def now() -> int:
@@ -304,7 +304,7 @@ def test_a_target_that_ends(server: Server, local: Path, tmp_path: Path) -> None
             if asked.path.endswith("model.safetensors")
             else None
         )
-        ggufmix.convert(server.url, tmp_path / "out.gguf", threads=1)
+        ggufmix.convert(server.url, tmp_path / "out.gguf")
         same_but_revision(tmp_path / "out.gguf", local)
         assert len(signed.of(".safetensors")) > 3 * life
         assert 1 < len(server.of("model.safetensors")) < life

@@ -29,7 +29,8 @@ class StoredFile(RemoteFile):
     time.
     """
 
-    def __init__(self, system: Any, path: str, name: str, about: Mapping[str, Any]) -> None:
+    def __init__(self, system: Any, path: str, name: str) -> None:
+        about = system.info(path)
         self.size = int(about["size"])
         self._stamp = _stamp(about)
         self.revision = shown(self._stamp) if self._stamp else None
@@ -52,7 +53,7 @@ class StoredFile(RemoteFile):
         except SourceError:
             raise
         except Exception as error:
-            if type(error).__name__ == "FileExpired":
+            if type(error).__name__ == "FileExpired":  # of s3fs, where an ETag was another
                 raise self._changed() from None
             raise _said(error, self._name) from None
         n = min(len(data), len(view))
@@ -92,7 +93,7 @@ class StoreFolder(Store):
             ) from None
         except ValueError:
             raise UsageError(f"{self.where}: no address that can be read from") from None
-        self._about: dict[str, Mapping[str, Any]] | None = None
+        self._names: list[str] | None = None
 
     def names(self) -> list[str]:
         """Names of the files right in the folder."""
@@ -101,11 +102,10 @@ class StoreFolder(Store):
     def open(self, name: str) -> RemoteFile | None:
         """A file of the folder; of a folder below it too."""
         folder, _, last = name.rpartition("/")
-        about = (self._list(folder) if folder else self._files()).get(last)
-        if about is None:
+        if last not in (self._list(folder) if folder else self._files()):
             return None
         try:
-            return StoredFile(self._system, f"{self._root}/{name}", shown(name), about)
+            return StoredFile(self._system, f"{self._root}/{name}", shown(name))
         except Exception as error:
             raise _said(error, shown(name)) from None
 
@@ -113,19 +113,19 @@ class StoreFolder(Store):
         """Names of further chat templates."""
         return [name for name in self._list(TEMPLATES) if name.endswith(".jinja")]
 
-    def _files(self) -> dict[str, Mapping[str, Any]]:
-        if self._about is None:
-            self._about = self._list("")
-        return self._about
+    def _files(self) -> list[str]:
+        if self._names is None:
+            self._names = self._list("")
+        return self._names
 
-    def _list(self, below: str) -> dict[str, Mapping[str, Any]]:
+    def _list(self, below: str) -> list[str]:
         try:
             found = self._system.ls(f"{self._root}/{below}".rstrip("/"), detail=True)
         except FileNotFoundError:
-            return {}
+            return []
         except Exception as error:
             raise _said(error, self.where) from None
-        return {f["name"].rpartition("/")[2]: f for f in found if f["type"] == "file"}
+        return [f["name"].rpartition("/")[2] for f in found if f["type"] == "file"]
 
 
 def _stamp(about: Mapping[str, Any]) -> str:
