@@ -167,6 +167,14 @@ def test_scales_that_float16_does_not_hold(tmp_path: Path) -> None:
     decoded = gguf.quants.dequantize(tensor.blocks(0, 64), Q.Q8_0)
     wrong = (decoded != packings.dequantized(codes, zeros, scales)).any(axis=1)
     np.testing.assert_array_equal(np.flatnonzero(wrong), [7])
+    scales[7, 1] = 1e6
+    with pytest.raises(SourceError, match=r"row 1, column 7: .*more than the float16"):
+        opened(tmp_path, packings.gptq("x", codes, zeros, scales), about).blocks(0, 64)
+    nothing = codes.copy()
+    nothing[7, 128:] = zeros[7, 1]
+    tensor = opened(tmp_path, packings.gptq("x", nothing, zeros, scales), about)
+    decoded = gguf.quants.dequantize(tensor.blocks(0, 64), Q.Q8_0)
+    np.testing.assert_array_equal(decoded, packings.dequantized(nothing, zeros, scales))
     for value in (np.nan, np.inf, 0.0):
         scales[7, 1] = value
         with pytest.raises(SourceError, match=r"x\.scales: row 1, column 7: .*scale"):
