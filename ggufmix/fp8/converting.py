@@ -203,7 +203,7 @@ def plain_tensors(source: Checkpoint) -> Mapping[str, StoredTensor]:
             f"are {packed[0].packing}",
             hint="`ggufmix dequantize` makes a BF16 checkpoint of it, which can then be quantized",
         )
-    refuse_bare(source, {})
+    refuse_bare(source.tensors.values())
     method = config.says_quantized(source.config)
     if method is not None:
         raise ModelError(

@@ -62,7 +62,7 @@ def dequantize(
             raise ModelError(
                 f"{source.where}: expected packed weights (FP8, INT4, MXFP4), there are none"
             )
-        refuse_bare(source, {p.name: p for p in shown.packed})
+        refuse_bare(shown.tensors.values())
         stored = dtype.upper()
         planned = Planned(
             shards.plan(list(_pieces(shown, stored)), max_shard_size),

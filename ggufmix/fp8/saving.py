@@ -8,7 +8,7 @@ a model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..errors import SourceError, UsageError
 from ..sources import Checkpoint, StoredTensor
 from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
+from ..tensor import Tensor
 from ..writing import Part, Progress, Resumable, thread_count, write
 from ..writing.places import unfinished
 from . import places, shards
@@ -136,13 +137,16 @@ def copied(tensor: StoredTensor) -> shards.Piece:
     return shards.Piece(tensor.file, (entry,), tensor)
 
 
-def refuse_bare(source: Checkpoint, packed: Mapping[str, object]) -> None:
-    """Raise SourceError at the first matrix in 8-bit floats that has no scales."""
-    for name, tensor in source.tensors.items():
-        bare = tensor.stored.startswith("F8_E4M3") or tensor.stored.startswith("F8_E5M2")
-        if bare and len(tensor.shape) >= 2 and name not in packed:
+def refuse_bare(tensors: Iterable[Tensor]) -> None:
+    """Raise SourceError at the first matrix in 8-bit floats that is no packed weight."""
+    for tensor in tensors:
+        if (
+            isinstance(tensor, StoredTensor)
+            and tensor.stored.startswith(("F8_E4M3", "F8_E5M2"))
+            and len(tensor.shape) >= 2
+        ):
             raise SourceError(
-                f"{tensor.file}: {name} is {tensor.stored}, and there are no scales for it",
+                f"{tensor.file}: {tensor.name} is {tensor.stored}, and there are no scales for it",
                 hint="its values mean nothing without them: get the checkpoint it was made from",
             )
 
