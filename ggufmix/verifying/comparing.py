@@ -145,7 +145,7 @@ class Comparison:
         return Made((piece(self.stored, start, raw),), found)
 
     def _compared(self, raw: Blocks, start: int, stop: int) -> Errors:
-        expected = self._expected(start, stop)
+        expected, recovered = self._expected(start, stop)
         same = None if not self.encodes else expected is not None and np.array_equal(raw, expected)
         row = -1
         if same is False:
@@ -154,7 +154,14 @@ class Comparison:
             if expected is not None:
                 row += int(np.flatnonzero((raw != expected).any(axis=1))[0])
         sums = self._measured(raw, start, stop, known=self._carried and same is True)
-        return Errors(sums, sums, same, row, self._parts(raw, expected, start, stop))
+        if self._carried:
+            kind = self.stored.kind
+            parts = _counted(raw, expected, kind) if expected is not None else None
+        elif same and self.bound:  # as the encoder left it, which has looked for lattices or not
+            parts = _all_of(recovered) if recovered else None
+        else:
+            parts = self._on_lattice(raw, start, stop)
+        return Errors(sums, sums, same, row, parts)
 
     @property
     def _carried(self) -> bool:
@@ -167,15 +174,19 @@ class Comparison:
         values = self._values(raw, start)
         return measure(values if known else self.tensor.rows(start, stop), values, row=start)
 
-    def _expected(self, start: int, stop: int) -> Blocks | None:
-        """The bytes that should be there; None where nobody can say, or nobody needs to know."""
+    def _expected(self, start: int, stop: int) -> tuple[Blocks | None, int]:
+        """The bytes that should be there, and how many groups of them lie on a lattice; None where
+        nobody can say, or nobody needs to know.
+        """
         if not self.encodes or (self._differs and not self.bound and not self._carried):
-            return None
+            return None, 0
         try:
-            [made] = self._encoding.make(start, stop).pieces
+            made = self._encoding.make(start, stop)
         except FormatError:  # a value that this type cannot hold: then the file has something else
-            return None
-        return np.frombuffer(made.data, np.uint8).reshape(stop - start, -1)
+            return None, 0
+        [blocks] = made.pieces
+        data = np.frombuffer(blocks.data, np.uint8).reshape(stop - start, -1)
+        return data, made.found.recovered
 
     def _values(self, raw: Blocks, start: int) -> NDArray[np.float32]:
         """What the file's bytes mean, in float32."""
@@ -187,19 +198,23 @@ class Comparison:
                 values *= outer.all().reshape(-1)[matrix].astype(np.float32)
         return values
 
-    def _parts(self, raw: Blocks, expected: Blocks | None, start: int, stop: int) -> Parts | None:
+    def _on_lattice(self, raw: Blocks, start: int, stop: int) -> Parts | None:
+        """Of plain weights in Q4_0: the groups that lie on a lattice of INT4."""
         kind = self.stored.kind
-        if self._carried:
-            return _counted(raw, expected, kind) if expected is not None else None
         if kind.name != int4.Q4_0.name or self.tensor.format is not None:
             return None
-        if not np.isfinite(self.tensor.rows(start, stop).astype(np.float32)).all():
-            return None
+        rows = self.tensor.rows(start, stop)
         lattice = np.full(raw.shape, _NO_SCALE, np.uint8)  # overwritten where groups lie on one
-        if not int4.recover(self.tensor.rows(start, stop), lattice):
+        if not np.isfinite(rows.astype(np.float32)).all() or not int4.recover(rows, lattice):
             return None
-        on = (lattice.reshape(-1, kind.bytes)[:, :2] != _NO_SCALE).any(axis=1)
-        return _counted(raw.reshape(-1, kind.bytes)[on], lattice.reshape(-1, kind.bytes)[on], kind)
+        theirs, ours = raw.reshape(-1, kind.bytes), lattice.reshape(-1, kind.bytes)
+        on = (ours[:, :2] != _NO_SCALE).any(axis=1)
+        return _counted(theirs[on], ours[on], kind)
+
+
+def _all_of(groups: int) -> Parts:
+    """Groups of 32 that are there as they should be."""
+    return Parts(groups, groups, 32 * groups, groups, 32 * groups)
 
 
 def _counted(raw: Blocks, expected: Blocks, kind: Format) -> Parts:
