@@ -8,6 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fp8 import plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from kernels import data
 from numpy.typing import NDArray
 
@@ -122,6 +124,40 @@ def test_a_cpu_that_flushes_subnormals_gives_the_same(mode):
         torch.set_flush_denormal(False)
     values = plain.values_of(want.codes, plain.spread(want.scales, x.shape))
     assert back.tobytes() == values.tobytes()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.tuples(st.integers(1, 150), st.integers(1, 290)),
+    dtype=st.sampled_from(DTYPES),
+    kind=st.sampled_from(SCALES),
+    search=st.builds(
+        Search,
+        st.sampled_from(MODES),
+        st.floats(0.01, 1000),
+        st.floats(0.01, 100),
+        st.integers(1, 20),
+    ),
+    spread=st.integers(0, 60),
+    zeros=st.floats(0, 1),
+    weighed=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_weights_and_options(seed, shape, dtype, kind, search, spread, zeros, weighed):
+    """Whatever comes, every tier gives the formulas' scales and torch's codes."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal(shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)
+    x *= rng.random(shape) >= zeros
+    weights = None
+    if weighed:
+        weights = (rng.random(shape[1]) * (rng.random(shape[1]) < 0.9)).astype(np.float32)
+    largest = np.finfo(np.float16).max if dtype == np.float16 else 1e38
+    x = data.as_dtype(x.clip(-largest, largest), dtype)
+    codes, scales = plain.quantize(x, search, kind, weights)
+    for tier in TIERS:
+        got = quantize(x, search, scale=kind, weights=weights, tier=tier)
+        assert np.array_equal(got.scales, scales)
+        assert np.array_equal(got.codes, codes)
 
 
 def test_percentiles_are_those_of_torch():
