@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -134,6 +135,26 @@ def test_counts_add_up_over_sequences(tiny: Tiny, tokens: list[int]) -> None:
         assert same(2 * a.sums(0, a.n_values), b.sums(0, b.n_values))
         assert (a.maxima(0, a.n_values) == b.maxima(0, b.n_values)).all()
         assert a.tokens.sum() == (512 if "_exps" in a.name else 256)
+
+
+@pytest.mark.parametrize("name", ["moe-wrapped-mtp", "dense-wrapped-mtp"])
+def test_a_wrapper_runs_as_its_text_model(name: str, tiny: Tiny, tokens: list[int]) -> None:
+    """Checkpoints with a vision tower are loaded without it, under other names of parameters: what
+    is measured is the same.
+    """
+    import torch
+    import transformers
+
+    model = tiny(name)
+    text = transformers.AutoModelForCausalLM.from_pretrained(model.path, dtype=torch.float32)
+    assert type(text) is not type(model.model)
+    found = replace(model, model=text.eval()).collect(tokens)
+    want = model.collect(tokens)
+    assert (found.ahead, found.without) == (want.ahead, want.without)
+    assert len(found.entries) == len(want.entries)
+    for mine, theirs in zip(found.entries, want.entries, strict=True):
+        assert mine.name == theirs.name
+        assert same(mine.sums(0, mine.n_values), theirs.sums(0, theirs.n_values))
 
 
 def test_a_loud_channel_lands_where_ggufs_heads_are(tiny: Tiny, tokens: list[int]) -> None:
