@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 from ..tensor import Placed, Tensor, mapped, stack, take_rows
 from .claims import Claims
-from .config import Config
+from .config import Config, check_channels
 from .names import Names
 
 Step = Callable[[Tensor], Tensor]
+MOST_ROWS = 1 << 25
+"""Of all experts of a layer; the largest models have a tenth."""
 GATE_UP_DOWN = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -183,5 +185,9 @@ def _shapes(width: int, hidden: int) -> list[tuple[str, int, int]]:
 
 @lru_cache(maxsize=8)
 def half_rows(n: int, width: int, which: int) -> NDArray[np.int64]:
-    """Rows of the first or second half of `n` matrices of 2 * width rows; all layers share them."""
+    """Rows of the first or second half of `n` matrices of 2 * width rows; all layers share them.
+
+    Raises ModelError for more of them than any model has.
+    """
+    check_channels("num_experts", n, 2 * width, MOST_ROWS)
     return np.arange(2 * n * width).reshape(n, 2, width)[:, which].ravel()

@@ -20,6 +20,13 @@ MOST = (1 << 32) - 1
 """The largest whole number that GGUF keeps of a config."""
 LARGEST = 3.4e38
 """About the largest float32."""
+MOST_CHANNELS = 1 << 22
+"""Of all heads of a layer; the largest models have a hundredth. Their order is a table."""
+_LIMITS = {
+    "num_hidden_layers": 512,
+    **dict.fromkeys(("num_local_experts", "num_experts", "n_routed_experts"), 1024),
+}
+"""The most that llama.cpp loads: src/llama-hparams.h (2026-08-04)."""
 
 TEXT_CONFIGS = ("text_config", "llm_config", "lm_config", "language_config", "lfm")
 """Where a multimodal wrapper keeps the config of its text model."""
@@ -86,15 +93,19 @@ class Config:
 
     def integer(self, *keys: str, least: int = 1) -> int:
         """A whole number under one of `keys`. Raises ModelError if it is absent, no whole number,
-        below `least`, or more than a u32 of GGUF holds.
+        below `least`, or more than a u32 of GGUF holds or llama.cpp loads.
         """
         value = self.find(*keys)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ModelError(
                 f"config.json: {keys[0]}: expected a whole number from {least} up, got {value!r}"
             )
-        if value > MOST:
-            raise ModelError(f"config.json: {keys[0]}: expected at most {MOST}, got {value!r}")
+        most = next((_LIMITS[key] for key in keys if key in _LIMITS), MOST)
+        if value > most:
+            raise ModelError(
+                f"config.json: {keys[0]}: expected at most {most}, got {value!r}",
+                hint="llama.cpp loads no more" if most < MOST else None,
+            )
         return value
 
     def number(self, *keys: str) -> float:
@@ -148,3 +159,12 @@ def _tied(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
         if stated:
             return any(value is True for value in stated)
     return defaults.get("tie_word_embeddings") is True
+
+
+def check_channels(key: str, heads: int, head: int, most: int = MOST_CHANNELS) -> None:
+    """Refuse heads that no model has before a table of them is made. Raises ModelError."""
+    if heads * head > most:
+        raise ModelError(
+            f"config.json: {key}: {heads} of {head} are no real sizes, "
+            f"expected at most {most} channels"
+        )

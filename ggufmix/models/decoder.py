@@ -20,7 +20,7 @@ from ..errors import ModelError
 from ..tensor import Tensor, take_columns, take_rows
 from .block import Block, Step
 from .claims import Claims
-from .config import Config
+from .config import Config, check_channels
 from .keys import common_values, named
 from .model import Model
 from .names import Names
@@ -77,6 +77,7 @@ class Attention:
         head = config.integer("head_dim") if config.find("head_dim") else hidden // heads
         if head % 2:
             raise ModelError(f"config.json: head_dim: expected an even number, got {head}")
+        check_channels("num_attention_heads", heads, head)
         return cls(heads, kv_heads, head, hidden, biases, norms, pairs)
 
     def place(self, block: Block) -> None:

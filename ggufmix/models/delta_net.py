@@ -24,12 +24,9 @@ from ..container import Value, u32
 from ..errors import ModelError
 from ..tensor import mapped, reshape, take_columns, take_rows
 from .block import Block, Step
-from .config import Config
+from .config import Config, check_channels
 
 Rows = NDArray[np.int64]
-
-MOST_CHANNELS = 1 << 22
-"""Of linear attention; the largest models have 8192. Their order is a table in memory."""
 
 
 def minus_exp(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -83,11 +80,7 @@ class DeltaNet:
                 f"got {value}",
                 hint="llama.cpp has one size for both",
             )
-        if values * head > MOST_CHANNELS:
-            raise ModelError(
-                f"config.json: linear_num_value_heads: {values} of {head} are no real sizes, "
-                f"expected at most {MOST_CHANNELS} channels"
-            )
+        check_channels("linear_num_value_heads", values, head)
         kernel = config.integer("linear_conv_kernel_dim")
         return cls(config.integer("hidden_size"), keys, values, head, kernel, fused)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..tensor import take_rows, transpose
 from .block import Block
-from .config import Config
+from .config import Config, check_channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +43,14 @@ class Latent:
 
     @classmethod
     def read(cls, config: Config) -> Latent:
-        """The sizes in a config."""
+        """The sizes in a config. Raises ModelError for sizes that no model has."""
         none = config.null("q_lora_rank") or config.find("q_lora_rank") is None
         q_rank = 0 if none else config.integer("q_lora_rank")
-        return cls(
-            config.integer("num_attention_heads"),
-            config.integer("hidden_size"),
-            q_rank,
-            config.integer("kv_lora_rank"),
-            config.integer("qk_nope_head_dim"),
-            config.integer("qk_rope_head_dim"),
-            config.integer("v_head_dim"),
-        )
+        heads, hidden = config.integer("num_attention_heads"), config.integer("hidden_size")
+        nope, value = config.integer("qk_nope_head_dim"), config.integer("v_head_dim")
+        check_channels("num_attention_heads", heads, nope + value)
+        rank, rope = config.integer("kv_lora_rank"), config.integer("qk_rope_head_dim")
+        return cls(heads, hidden, q_rank, rank, nope, rope, value)
 
     def place(self, block: Block) -> None:
         """Place the matrices of one block and the norms of latent vectors."""

@@ -19,7 +19,7 @@ from ..container import Value, u32
 from ..errors import ModelError
 from ..tensor import mapped, reshape
 from .block import Block, Step
-from .config import Config
+from .config import Config, check_channels
 from .delta_net import minus_exp
 
 
@@ -46,7 +46,9 @@ class Mamba2:
     norm: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ModelError for sizes that do not fit each other."""
+        """Raises ModelError for sizes that do not fit each other, or that no model has."""
+        check_channels("groups of a state-space layer", self.groups, self.state)
+        check_channels("heads of a state-space layer", self.heads, self.inner // self.heads)
         for what, n in (("heads", self.heads), ("groups", self.groups)):
             if self.inner % n:
                 raise ModelError(

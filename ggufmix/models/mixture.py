@@ -105,7 +105,8 @@ def leading_dense(config: Config) -> int:
     kinds, n_layers = config.find("mlp_layer_types"), config.integer("num_hidden_layers")
     listed = kinds.count("dense") if isinstance(kinds, list) else 1
     dense = config.filled(first_k_dense_replace=listed).integer("first_k_dense_replace", least=0)
-    if kinds not in (None, ["dense"] * dense + ["sparse"] * (n_layers - dense)):
+    words = ["dense"] * min(dense, n_layers) + ["sparse"] * (n_layers - dense)
+    if kinds not in (None, words):
         raise ModelError(
             f"config.json: mlp_layer_types: expected {dense} dense (first_k_dense_replace) in "
             f"front of sparse ones, got {kinds!r}"

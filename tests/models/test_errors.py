@@ -232,6 +232,13 @@ def test_mlx_layout() -> None:
             "linear_num_value_heads: 2147483648 of",
         ),
         ("dense-tied", {"max_position_embeddings": 1 << 32}, "expected at most 4294967295, got"),
+        ("dense-tied", {"num_hidden_layers": 513}, "num_hidden_layers: expected at most 512, got"),
+        ("moe-fused", {"num_experts": 1025}, "num_experts: expected at most 1024, got 1025"),
+        ("deepseek-v3", {"n_routed_experts": 1 << 31}, "n_routed_experts: expected at most 1024"),
+        ("llama", {"head_dim": 1 << 31}, "num_attention_heads: 4 of 2147483648 are no real sizes"),
+        ("mistral", {"num_attention_heads": 1 << 31}, "num_attention_heads: 2147483648 of 32"),
+        ("deepseek-v3", {"v_head_dim": 1 << 31}, "num_attention_heads: 4 of 2147483664 are no"),
+        ("falcon-h1", {"mamba_d_state": 1 << 31}, "groups of a state-space layer: 2 of 2147483648"),
         (
             "dense-tied",
             {"max_position_embeddings": [1]},
