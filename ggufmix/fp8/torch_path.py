@@ -155,13 +155,13 @@ class _Blocks:
                 reach = self._percentile(search.percentile)
             else:
                 reach = top
-            found = _stored(torch.where(reach > 0, reach, top) / 448, stored)
+            found = _stored(_over(torch.where(reach > 0, reach, top), 448), stored)
         return torch.where(self.top == 0, torch.ones_like(found), found)
 
     def _root_mean_square(self, a: Tensor | None) -> Tensor:
         squares = self.w.double().square()
         if a is None:
-            return (squares.sum(1) / squares.shape[1]).sqrt()
+            return _over(squares.sum(1), squares.shape[1]).sqrt()
         return ((squares * a).sum(1) / (a[:, : self.width].sum(1) * self.height)).sqrt()
 
     def _percentile(self, percentile: float) -> Tensor:
@@ -179,7 +179,7 @@ class _Blocks:
         best = torch.ones_like(self.top)
         least = torch.full_like(top, torch.inf)
         for k in range(search.grid):
-            scale = _stored(top * (1 + k / search.grid) / 448, stored)
+            scale = _stored(_over(top * (1 + k / search.grid), 448), stored)
             errors = (_e4m3(self.w / scale[:, None]).float() * scale[:, None] - self.w).double()
             squares = errors.square_()
             error = (squares if a is None else squares.mul_(a)).sum(1)
@@ -205,6 +205,13 @@ class _Blocks:
         tiles = bits.view(self.down, self.across, self.height, self.width).transpose(1, 2)
         flat: NDArray[np.uint8] = tiles.reshape(self.down * self.height, -1).cpu().numpy()
         return flat
+
+
+def _over(x: Tensor, divisor: float) -> Tensor:
+    """x / divisor. By a plain number CUDA multiplies with the inverse, which is rounded twice."""
+    import torch
+
+    return x / torch.full_like(x, divisor)
 
 
 def _e4m3(ratio: Tensor) -> Tensor:
