@@ -20,7 +20,7 @@ from .container import Value
 from .errors import GgufmixError, TokenizerError, UsageError
 from .pipeline import Options, prepared
 from .planning import Plan, Planned
-from .verifying import Report, headers, reading
+from .verifying import Report, Tested, headers, reading
 from .verifying.comparing import Comparison, expected_as, holds_as_it_is
 from .verifying.deciding import Told, tested
 from .verifying.reading import Reading
@@ -150,6 +150,7 @@ def verify(
     *,
     recipe: str | None = None,
     imatrix: Sequence[str | os.PathLike[str]] = (),
+    quick: bool = False,
     sample: int | None = None,
     threads: int | None = None,
     progress: writing.Progress | None = None,
@@ -159,6 +160,7 @@ def verify(
     out      a GGUF file of this machine; of a split one any part
     src      as for `pipeline.plan`
     recipe   the .toml file that it was made with, imatrix  the files; where it was
+    quick    encode nothing again: blocks are compared by value, and by checksum where there is one
     sample   compare so many tensors, chosen by name, type and role; all by default
     threads, progress  as for `pipeline.convert`
     Raises the errors of ggufmix.errors; what is wrong with the file's values is in the report.
@@ -176,7 +178,7 @@ def verify(
             stated=reading.stated_sums(parts),
         )
         problems = list(_strangers(file, by_name))
-        jobs = list(_jobs(file, by_name, told))
+        jobs = list(_jobs(file, by_name, told, quick=quick))
         jobs = sampled(
             jobs,
             sample,
@@ -193,7 +195,7 @@ def verify(
             tensors,
             (*problems, *more),
             tuple(warnings),
-            tuple(_compared(tensors, file, known, told, sample)),
+            tuple(_compared(tensors, file, known, told, quick=quick)),
             (_UNPROVEN,),
             n_all=len(file.tensors),
         )
@@ -313,33 +315,39 @@ def _alike(a: Sequence[int], b: Sequence[int]) -> bool:
 
 
 def _jobs(
-    file: sources.GgufFile, planned: Mapping[str, Planned], told: Told
+    file: sources.GgufFile, planned: Mapping[str, Planned], told: Told, *, quick: bool
 ) -> Iterator[Comparison]:
     for name, stored in file.tensors.items():
         of = planned.get(name)
         if of is None or not _alike(stored.shape, of.placed.tensor.shape):
             continue
         wanted = expected_as(stored, of)
-        encodes = stored.kind.encodes or wanted.copied
+        cheap = stored.kind.values == 1 or wanted.copied or wanted.widened
+        encodes = (stored.kind.encodes and not quick) or cheap
         bound = holds_as_it_is(wanted) or (told.exact and wanted is of)
         yield Comparison(stored, wanted, encodes=encodes, bound=bound)
 
 
 def _compared(
-    tensors: Sequence[Any],
+    tensors: Sequence[Tested],
     file: sources.GgufFile,
     known: _Known,
     told: Told,
-    sample: int | None,
+    *,
+    quick: bool,
 ) -> Iterator[str]:
+    """Sentences on what was compared, and on what was not."""
     n, of = len(tensors), len(file.tensors)
-    some = f"{n} of {of} tensors" if sample is not None and n < of else f"{n} tensors"
-    if known.options is not None:
-        yield f"every byte of the header and of {some}, made again as the file says it was made"
-    else:
+    some = f"{n} tensors" if n == of else f"{n} of {of} tensors"
+    equal = sum(t.same_bytes is True for t in tensors)
+    if known.options is None:
         yield f"{some} by value; not the header nor the choice of types: {known.why}"
-        equal = sum(t.same_bytes is True for t in tensors)
-        yield f"{equal} of them have the very bytes that convert writes in their types"
+        if not quick:
+            yield f"{equal} of them have the very bytes that convert writes in their types"
+    elif quick:
+        yield f"every byte of the header and of {equal} tensors, {n - equal} others by value"
+    else:
+        yield f"every byte of the header and of {some}, made again as the file says it was made"
     if told.stated is not None:
         yield f"checksums of the header and of {some}"
     yield "padding"

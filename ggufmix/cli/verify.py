@@ -4,7 +4,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,10 @@ def verify(
         list[Path] | None,
         typer.Option("--imatrix", metavar="FILE", help="The importance matrix it was made with."),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Encode nothing again: compare values and checksums."),
+    ] = False,
     sample: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Compare N tensors: some of each type and role."),
@@ -56,7 +60,7 @@ def verify(
 
     with progress.shown() as bar:
         if against is None or checksums:
-            _only(recipe, imatrix, sample)
+            _only({"--recipe": recipe, "--imatrix": imatrix, "--quick": quick, "--sample": sample})
             report = proof.verify_sums(out, threads=threads, progress=bar.step)
         else:
             report = proof.verify(
@@ -64,6 +68,7 @@ def verify(
                 against,
                 recipe=recipe,
                 imatrix=imatrix or (),
+                quick=quick,
                 sample=sample,
                 threads=threads,
                 progress=bar.step,
@@ -76,8 +81,7 @@ def verify(
         raise typer.Exit(1)
 
 
-def _only(recipe: str | None, imatrix: list[Path] | None, sample: int | None) -> None:
-    given = {"--recipe": recipe, "--imatrix": imatrix, "--sample": sample}
+def _only(given: dict[str, Any]) -> None:
     for option, value in given.items():
         if value:
             raise UsageError(f"{option} is for --against SRC: checksums need nothing but the file")

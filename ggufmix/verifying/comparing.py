@@ -159,8 +159,10 @@ class Comparison:
             parts = _counted(raw, expected, kind) if expected is not None else None
         elif same and self.bound:  # as the encoder left it, which has looked for lattices or not
             parts = _all_of(recovered) if recovered else None
-        else:
+        elif self.encodes:
             parts = self._on_lattice(raw, start, stop)
+        else:
+            parts = None
         return Errors(sums, sums, same, row, parts)
 
     @property

@@ -16,7 +16,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
-from checkpoints import CASES
+from checkpoints import CASES, write
 from imatrix import made
 from packed_models import PACKINGS
 from safetensors.numpy import load_file, save_file
@@ -274,3 +274,41 @@ def test_a_file_in_parts(file: Path, example: Path, tmp_path: Path) -> None:
     parts[1].unlink()
     with pytest.raises(GgufmixError, match="missing"):
         proof.verify_sums(parts[0])
+
+
+def test_quick(file: Path, example: Path, tmp_path: Path) -> None:
+    """Nothing is encoded again, so it is for formats that are slow: floats and copies are compared
+    by bytes, the rest by value and checksum; what is compared is said.
+    """
+    report = proof.verify(file, example, quick=True)
+    assert report.grade == "GOOD"
+    blocks = [t for t in report.tensors if t.kind.values > 1]
+    assert all(t.same_bytes is None for t in blocks)
+    assert all(t.same_bytes for t in report.tensors if t.kind.values == 1)
+    assert f"{len(blocks)} others by value" in report.compared[0]
+    name = blocks[0].name
+    bad = rebuilt(file, tmp_path / "x.gguf", tensors=lambda d: d | {name: d[name][:-1] + b"\1"})
+    report = proof.verify(bad, example, quick=True)
+    assert report.grade == "FAIL"
+    assert f"{name}: its bytes are not those its checksum says: damaged" in report.problems
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a family does to values and whatever blocks it leaves out, its files verify."""
+    from ggufmix import placing, tokenizer
+
+    nothing = tokenizer.Tokenizer({}, [])
+    monkeypatch.setattr(placing.tokenizer, "load", lambda *_, **__: nothing)
+    case = CASES[name]
+    folder = write(tmp_path / "model", case.raw_config(), case.arrays())
+    options = [Options(recipe="q5_0")]
+    if case.mtp:
+        options.append(Options(recipe="q5_0", mtp=False))
+    for i, one in enumerate(options):
+        out = tmp_path / f"{i}.gguf"
+        ggufmix.convert(folder, out, options=one)
+        report = proof.verify(out, folder)
+        assert (report.grade, report.problems, report.warnings) == ("GOOD", (), ())
+        assert all(t.same_bytes for t in report.tensors)
+        assert "every byte" in report.compared[0]
