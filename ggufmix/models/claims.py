@@ -16,6 +16,7 @@ _VISION = (
     "vision_tower.",
     "vision_model.",
     "model.vision_tower.",
+    "mlp1.",  # the projector of Nemotron Nano VL
     "mm_projector.",
     "multi_modal_projector.",
     "model.multi_modal_projector.",

@@ -265,6 +265,19 @@ def _wide(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n > 1)
 
 
+def test_the_text_model_of_a_vision_model(placed: Placed) -> None:
+    """Nemotron Nano VL keeps its text model in llm_config; the rest is left out and said."""
+    case, want = CASES["nemotron-h-moe"], placed("nemotron-h-moe")
+    arrays = {f"language_model.{name}": values for name, values in case.arrays().items()}
+    for name in ("vision_model.radio_model.model.norm.weight", "mlp1.0.weight", "mlp1.1.weight"):
+        arrays[name] = np.ones(16, np.float32)
+    config = {"architectures": ["NemotronH_Nano_VL_V2"], "llm_config": case.raw_config()}
+    model = models.place(config, {k: held(k, v) for k, v in arrays.items()})
+    assert model.values == want.values
+    assert [p.name for p in model.tensors] == [p.name for p in want.tensors]
+    assert model.notes == ["left out 3 tensors of the vision tower: this file is the text model"]
+
+
 @pytest.mark.parametrize(
     ("name", "changed", "message"),
     [
