@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from fp8.models import config_of, dense, loaded, moe, stored
+from fp8.models import config_of, dense, folder, loaded, moe, stored
 
 from ggufmix.fp8.coding import Search
 from ggufmix.fp8.converting import Options, convert
@@ -60,10 +60,10 @@ def base(example: Path, windows: torch.Tensor) -> torch.Tensor:
     return logits_of(model, windows)
 
 
-def loaded_model(folder: Path) -> torch.nn.Module:
+def loaded_model(at: Path) -> torch.nn.Module:
     """A folder's model; without a GPU its FP8 weights are dequantized."""
     model, said = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
+        at, dtype=torch.float32, output_loading_info=True
     )
     assert not said["missing_keys"]
     assert not said["unexpected_keys"]
@@ -129,9 +129,9 @@ def test_wrapped_models_load(tmp_path: Path, make: Callable[[Path], Path]) -> No
     convert(src, tmp_path / "out")
     made, before = (
         transformers.AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            at, dtype=torch.float32, output_loading_info=True
         )
-        for folder in (tmp_path / "out", src)
+        for at in (tmp_path / "out", src)
     )
     assert not made[1]["missing_keys"]
     assert not made[1]["mismatched_keys"]
@@ -203,3 +203,31 @@ def test_compressed_tensors_gets_the_same_values(
         assert theirs[name].dtype == values.dtype, name
         np.testing.assert_array_equal(theirs[name].view(np.uint8), values.view(np.uint8), name)
     assert "quantization_config" not in config_of(tmp_path / "ours")
+
+
+@pytest.mark.parametrize("shape", [(200, 256), (192, 320), (64, 256), (130, 100)])
+def test_shapes_off_128(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """compressed-tensors reads them right. transformers without a GPU spreads the scales evenly,
+    or refuses; the warning says of which shapes, and no longer has to when this test fails.
+    """
+    from compressed_tensors.entrypoints.convert import FP8BlockDequantizer
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
+    name = "model.layers.0.mlp.down_proj.weight"
+    w = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    result = convert(folder(tmp_path / "src", {}, {name: w}), tmp_path / "out")
+    found = loaded(tmp_path / "out" / "model.safetensors")
+    codes = torch.from_numpy(found[name].view(np.uint8)).view(torch.float8_e4m3fn)
+    scales = torch.from_numpy(found[f"{name}_scale_inv"].astype(np.float32))
+    theirs = FP8BlockDequantizer(dtype=torch.float32).process(
+        {name: codes, f"{name}_scale_inv": scales}
+    )
+    dequantize(tmp_path / "out", tmp_path / "back", "f32")
+    ours = loaded(tmp_path / "back" / "model.safetensors")[name]
+    np.testing.assert_array_equal(theirs[name].numpy(), ours)
+    try:
+        read = Fp8Dequantize(None)._dequantize_one(codes, scales, torch.float32).numpy()
+    except ValueError:
+        read = np.zeros(shape, np.float32)
+    warned = any("transformers" in sentence for sentence in result.planned.warnings)
+    assert np.array_equal(read, ours) is not warned
