@@ -89,6 +89,7 @@ def test_every_tier_and_every_code() -> None:
 
 BAD = {
     "no scales": ({"x_scales": None}, "x_blocks: expected its scales x_scales beside it"),
+    "no codes": ({"x_blocks": None}, "x_scales: expected x_blocks beside it, no file has it"),
     "scales of others": ({"x_scales": np.zeros((2, 3, 5), np.uint8)}, "x_scales: expected shape"),
     "other groups": ({"x_blocks": np.zeros((2, 3, 4, 8), np.uint8)}, "whole groups of 16 bytes"),
     "floats": ({"x_scales": np.zeros((2, 3, 4), np.float32)}, "got U8 and F32"),

@@ -172,6 +172,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "two": ({"x.weight_global_scale": np.ones(2, np.float32)}, "expected one number, got [2]"),
     "bytes": ({"x.weight_global_scale": np.ones(1, np.uint8)}, "expected one of F32"),
     "no codes": ({"x.weight_packed": None}, "expected x.weight_packed beside it"),
+    "only the scale of the whole": (
+        {"x.weight_packed": None, "x.weight_scale": None},
+        "x.weight_global_scale: expected x.weight_packed beside it",
+    ),
 }
 
 

@@ -30,6 +30,14 @@ _ACTIVATIONS = (
 """Endings of what scales activations: GGUF has no place for it, its runtimes take their own."""
 
 
+_SCALES_OF = {
+    BLOCK_SCALES: ("U8", BLOCKS),
+    nvfp4.WEIGHT + nvfp4.GLOBAL: ("F32", nvfp4.PACKED),
+    nvfp4.WEIGHT + nvfp4.SECOND: ("F32", nvfp4.WEIGHT),
+}
+"""Endings of scales that mean nothing alone, with their dtype; and of what they scale."""
+
+
 @dataclass(frozen=True)
 class Presented:
     """The weights of a checkpoint, each under its own name.
@@ -131,6 +139,10 @@ def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> N
         stem = tensor.name.removesuffix(ending)
         if stem != tensor.name and (ending != gptq.SCALES or stem + gptq.ZEROS in stored):
             raise failed(tensor, f"expected {stem}{gptq.WEIGHT} beside it, no file has it")
+    for ending, (dtype, codes) in _SCALES_OF.items():
+        if tensor.name.endswith(ending) and tensor.stored == dtype:
+            whole = tensor.name.removesuffix(ending) + codes
+            raise failed(tensor, f"expected {whole} beside it, no file has it: nothing to scale")
     if tensor.name.endswith("_scale_inv"):
         whole = tensor.name.removesuffix("_scale_inv")
         weight = stored.get(whole)
