@@ -109,13 +109,14 @@ def verify_sums(
 ) -> Report:
     """Hold a file against the checksums that it carries. Raises UsageError where it has none."""
     parts = reading.parts_of(Path(out))
-    stated = reading.stated_sums(parts)
+    stated, problems = reading.stated_sums(parts), list(headers.damage(parts))
+    if stated is None and problems and reading.is_sealed(parts[0]):
+        return Report((), tuple(problems), n_all=sum(len(p.header.tensors) for p in parts))
     if stated is None:
         raise UsageError(
             f"{out}: carries no checksums of its tensors: there is nothing to hold it against",
             hint="--against SRC compares it with what it was made from",
         )
-    problems = [sentence for part in parts for sentence in headers.damage(part)]
     with sources.open_gguf(out) as file:
         jobs = [Reading(stored) for stored in file.tensors.values()]
         found = _sums(jobs, threads, progress)[1]
@@ -189,7 +190,7 @@ def verify(
         tensors = tuple(tested(job, found[job.name], sums[job.name], told) for job in jobs)
         if told.stated is not None:
             problems += reading.sum_problems(sums, told.stated)
-        problems += [sentence for part in parts for sentence in headers.damage(part)]
+        problems += headers.damage(parts)
         more, warnings = headers.differences(parts, planned) if told.exact else ([], [])
         return Report(
             tensors,

@@ -18,13 +18,18 @@ _PLACES = ("ggufmix.source.", PADDING, "split.", checksums.TENSORS, checksums.HE
 """Beginnings of keys that do not follow from a plan, or are looked at in another way."""
 
 
-def damage(part: Part) -> Iterator[str]:
-    """Sentences on one file: a header that is not what its checksum says, padding that is not
-    zero.
+def damage(parts: Sequence[Part]) -> Iterator[str]:
+    """Sentences on headers that are not what their checksums say, on one that lost its checksum
+    where others or the tensors have theirs, and on padding that is not zero.
     """
-    if reading.is_sealed(part) and reading.seal_broken(part):
-        yield f"{part.name}: the header is not what its checksum says: damaged"
-    yield from reading.strays(part)
+    sealed = [reading.is_sealed(part) for part in parts]
+    summed = reading.stated_sums(parts) is not None
+    for part, has_seal in zip(parts, sealed, strict=True):
+        if has_seal and reading.seal_broken(part):
+            yield f"{part.name}: the header is not what its checksum says: damaged"
+        elif not has_seal and (summed or any(sealed)):
+            yield f"{part.name}: the header has no checksum, and should have one: damaged"
+        yield from reading.strays(part)
 
 
 def differences(parts: Sequence[Part], planned: Plan) -> tuple[list[str], list[str]]:

@@ -131,6 +131,18 @@ def test_one_flipped_byte_anywhere(made: Made, example: Path, tmp_path: Path) ->
                 assert found(lambda: proof.verify(bad, example)), (what, at)
 
 
+@pytest.mark.parametrize("key", ["ggufmix.header.xxh64", "ggufmix.tensor.xxh64"])
+def test_a_flipped_byte_in_the_name_of_a_checksum(
+    made: Made, example: Path, tmp_path: Path, key: str
+) -> None:
+    """It does not make the check go away."""
+    raw, bad = made().read_bytes(), tmp_path / "bad.gguf"
+    at = raw.index(key.encode()) + 10
+    bad.write_bytes(raw[:at] + b"\x01" + raw[at + 1 :])
+    assert proof.verify_sums(bad).grade == "FAIL"
+    assert proof.verify(bad, example).grade == "FAIL"
+
+
 def test_damaged_data_is_found_without_checksums(made: Made, example: Path, tmp_path: Path) -> None:
     """The bytes are held against those that are encoded again, not against checksums alone, and the
     tensor is named with the row.
