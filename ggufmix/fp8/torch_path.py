@@ -208,7 +208,7 @@ class _Blocks:
 
 
 def _over(x: Tensor, divisor: float) -> Tensor:
-    """x / divisor. By a plain number CUDA multiplies with the inverse, which is rounded twice."""
+    """Quotients, rounded once: by a plain number CUDA multiplies with its rounded inverse."""
     import torch
 
     return x / torch.full_like(x, divisor)

@@ -55,10 +55,10 @@ def test_bytes_are_those_of_the_kernel(mode, kind, device):
 @pytest.mark.parametrize("device", devices())
 @pytest.mark.parametrize("mode", MODES)
 def test_bytes_in_bulk(mode, device):
-    """Four million bfloat16 of every kind, where ties are common."""
-    x = data.bulk(32)[:1024] if mode == "mse" else data.bulk(32)
+    """Two million bfloat16 of every kind, where ties are common."""
+    x = data.bulk(32)[:256] if mode == "mse" else data.bulk(32)[:2048]
     same(x, Search(mode), device)
-    same(x[:1024], Search(mode), device, weights=data.importances(1024)["spans"], scale="f32")
+    same(x[:256], Search(mode), device, weights=data.importances(1024)["spans"], scale="f32")
 
 
 @pytest.mark.parametrize("device", devices())
@@ -90,11 +90,10 @@ from ggufmix.fp8.coding import Search
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 quantize = lambda rows: torch_path.quantize(x[:rows], Search(mode), device="cpu", chunk=1 << 18)
 x = np.ones((1 << 11, 1 << 11), np.float16)
-for mode in ("rms", "percentile"):
-    quantize(1 << 8)
+mode = "rms"
+quantize(1 << 8)
 before = peak()
-for mode in ("rms", "percentile"):
-    quantize(1 << 11)
+quantize(1 << 11)
 print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
