@@ -148,6 +148,7 @@ def convert(
             resumable=writing.Resumable(
                 Counts, _bound(options, model, made, verify=verify), resume
             ),
+            abandon=model.abandon,
         )
         if written.resumed and options.on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
@@ -256,7 +257,10 @@ def prepared(
             _check_readable(src, made, model)
             jobs = scannings(made.tensors)
             found = writing.run(
-                jobs, threads=writing.thread_count(threads, model.least_threads), progress=progress
+                jobs,
+                threads=writing.thread_count(threads, model.least_threads),
+                progress=progress,
+                abandon=model.abandon,
             )
             kept = options.on_outlier == "error"
             forced = scanning.forced(

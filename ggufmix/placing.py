@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class Placement:
     shapes    heads and experts follow from shapes alone, not from key-values
     readable  rows can be read: there are weights
     packed    weights that the checkpoint has in packed form
+    abandon   lets no reader wait any longer for a source that is far away
     """
 
     arch: str
@@ -54,6 +55,7 @@ class Placement:
     shapes: bool = False
     readable: bool = True
     packed: Sequence[sources.Packed] = ()
+    abandon: Callable[[], None] | None = None
 
     @property
     def least_threads(self) -> int:
@@ -124,6 +126,7 @@ def opened(
             tuple(warnings),
             checkpoint.files,
             packed=found.packed,
+            abandon=checkpoint.abandon,
         )
 
 
@@ -149,7 +152,8 @@ def _of_gguf(found: GgufFile, *, pre: str | None, model_name: str | None) -> Pla
         values["tokenizer.ggml.pre"] = text(pre)
     if model_name is not None:
         values["general.name"] = text(model_name)
-    return Placement(arch.data, by_name(found.tensors), values, files=found.files)
+    placed = by_name(found.tensors)
+    return Placement(arch.data, placed, values, files=found.files, abandon=found.abandon)
 
 
 def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bool) -> Placement:

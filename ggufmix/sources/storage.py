@@ -139,6 +139,10 @@ class OfFolder:
         """Close all files. Reads that are under way finish; later ones raise ValueError."""
         self._folder.close()
 
+    def abandon(self) -> None:
+        """Let no reader wait any longer for what is far away: it gets a ValueError."""
+        self._folder.abandon()
+
     def __enter__(self) -> Self:
         return self
 
@@ -206,6 +210,9 @@ class Folder(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close all files. Reads that are under way finish; later ones raise ValueError."""
+
+    def abandon(self) -> None:  # noqa: B027
+        """Let no reader wait any longer for what is far away: it gets a ValueError."""
 
 
 def parts_of(name: str, listed_in: str | None = None) -> tuple[str, ...]:

@@ -12,7 +12,10 @@ from typing import Generic
 
 from ..errors import UsageError
 from .hashing import Hasher
-from .jobs import F, Job, Made, Piece
+from .jobs import F, Job, Made, Piece, Weighing
+
+UNDER_WAY_BYTES = 256 << 20
+"""Of bands that are made but not yet handed in, unless one alone has more."""
 
 Progress = Callable[[str, int, int], None]
 """Called after each band with the job's name, the source bytes done and those there are in all; in
@@ -26,6 +29,14 @@ class _Band(Generic[F]):
     job: Job[F]
     start: int
     stop: int
+
+    @property
+    def bytes(self) -> int:
+        """That it takes until it is handed in, as far as its job says."""
+        if isinstance(self.job, Weighing):
+            return self.job.memory(self.start, self.stop)
+        whole = self.job.source_bytes + sum(extent.size for extent in self.job.extents)
+        return whole * (self.stop - self.start) // self.job.n_rows
 
 
 def thread_count(asked: int | None, least: int = 1) -> int:
@@ -47,16 +58,18 @@ def run(
     *,
     threads: int,
     progress: Progress | None = None,
+    abandon: Callable[[], None] | None = None,
 ) -> dict[str, F]:
     """Make every band of every job.
 
-    put    called with each piece, from any thread, at once; None: nothing is kept of what is made
-    ended  called with each job whose bands have all been put, in order, with what was found and
-           the checksums of its extents
+    put      called with each piece, from any thread, at once; None: nothing is kept of what is made
+    ended    called with each job whose bands have all been put, in order, with what was found and
+             the checksums of its extents
+    abandon  called when the run is interrupted, so that nobody waits for a source any longer
     Returns what was found, by the names of the jobs. Raises the error of the first band that has
     one, as far as bands were begun when it was met.
     """
-    return _Run(jobs, put, ended, threads, progress).whole()
+    return _Run(jobs, put, ended, threads, progress, abandon).whole()
 
 
 class _Run(Generic[F]):
@@ -69,8 +82,10 @@ class _Run(Generic[F]):
         ended: Callable[[Job[F], F, tuple[int, ...]], None] | None,
         threads: int,
         progress: Progress | None,
+        abandon: Callable[[], None] | None,
     ) -> None:
         self.put, self.ended, self.threads, self.progress = put, ended, threads, progress
+        self.abandon = abandon
         self.hasher = Hasher()
         self.bands = self._numbered(jobs)
         self.total = sum(job.source_bytes for job in jobs)
@@ -80,6 +95,8 @@ class _Run(Generic[F]):
         self.ready: dict[int, tuple[_Band[F], Made[F]]] = {}
         self.next = 0  # the number of the band that is folded next
         self.folding = False
+        self.admitted = 0  # the number of the band that is begun next
+        self.bytes = 0  # of bands that are under way
         self.failures: list[tuple[int, BaseException]] = []
 
     def whole(self) -> dict[str, F]:
@@ -92,6 +109,8 @@ class _Run(Generic[F]):
                 thread.join()
         except BaseException as error:  # Ctrl-C reaches the main thread only
             self._fail(-1, error)
+            if self.abandon is not None:
+                self.abandon()
             for thread in pool:
                 thread.join()
         if self.failures:
@@ -110,14 +129,28 @@ class _Run(Generic[F]):
                 self._fail(band.number, error)
 
     def _take(self) -> _Band[F] | None:
-        """The next band to be made, as soon as there is room for one more."""
+        """The next band to be made, as soon as there is room for one more. They are let in in
+        order: else one that waits for room could hold up those whose room it waits for.
+        """
         with self.changed:
             band = None if self.failures else next(self.bands, None)
             if band is None:
                 return None
-            ahead = 2 * self.threads
-            self.changed.wait_for(lambda: self.failures or band.number < self.next + ahead)
-            return None if self.failures else band
+            size = band.bytes
+            self.changed.wait_for(lambda: self.failures or self._fits(band.number, size))
+            if self.failures:
+                return None
+            self.admitted += 1
+            self.bytes += size
+            self.changed.notify_all()
+            return band
+
+    def _fits(self, number: int, size: int) -> bool:
+        return (
+            number == self.admitted
+            and number < self.next + 2 * self.threads
+            and (self.bytes == 0 or self.bytes + size <= UNDER_WAY_BYTES)
+        )
 
     def _hand_in(self, band: _Band[F], made: Made[F]) -> None:
         with self.changed:
@@ -138,6 +171,7 @@ class _Run(Generic[F]):
                 continue
             with self.changed:
                 self.next += 1
+                self.bytes -= following[0].bytes
                 self.changed.notify_all()
 
     def _fold(self, band: _Band[F], made: Made[F]) -> None:

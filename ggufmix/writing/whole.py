@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
 
@@ -31,17 +31,19 @@ def write(
     overwrite: bool = False,
     progress: Progress | None = None,
     resumable: Resumable[F] | None = None,
+    abandon: Callable[[], None] | None = None,
 ) -> Written[F]:
     """Write every part, then rename them into place.
 
     parts      all in one folder
     resumable  the run keeps a journal and can be continued; None: it cannot
+    abandon    called when the run is interrupted, so that nobody waits for a source any longer
     Returns what was found. Raises WriteError where an output exists, the disk has too little room
     or refuses, or what is to be continued is bound to something else; and any error of the jobs.
     Nothing that looks finished is left behind. Where a journal says that jobs are done, unfinished
     files are left, unless the error is one of a value, which comes again; else nothing is.
     """
-    return _Writing(parts, threads, progress, resumable).written(overwrite=overwrite)
+    return _Writing(parts, threads, progress, resumable, abandon).written(overwrite=overwrite)
 
 
 class _Writing(Generic[F]):
@@ -53,7 +55,9 @@ class _Writing(Generic[F]):
         threads: int,
         progress: Progress | None,
         resumable: Resumable[F] | None,
+        abandon: Callable[[], None] | None,
     ) -> None:
+        self.abandon = abandon
         self.parts, self.threads, self.progress, self.resumable = (
             parts,
             threads,
@@ -150,7 +154,7 @@ class _Writing(Generic[F]):
             if self.progress is not None:
                 self.progress(name, self.done + done, self.total)
 
-        run(jobs, put, ended, threads=self.threads, progress=progress)
+        run(jobs, put, ended, threads=self.threads, progress=progress, abandon=self.abandon)
         self.done += sum(job.source_bytes for job in jobs)
         if part is not self.parts[-1]:
             if self.keeper is not None:

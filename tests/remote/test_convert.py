@@ -10,8 +10,10 @@ import json
 import math
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -226,7 +228,6 @@ def test_retry_after_holds_for_all(
 ) -> None:
     """A server that says when to come again is left alone until then, by every thread."""
     times: list[float] = []
-    import time
 
     def fault(asked: Asked) -> str | None:
         if asked.path.endswith(".safetensors"):
@@ -369,8 +370,6 @@ def test_latency_is_hidden(example: Path, tmp_path: Path) -> None:
     """Requests wait side by side: with 100 ms for each of more than a hundred, a run of one after
     the other would take over ten seconds.
     """
-    import time
-
     with serving(example, latency=0.1) as server:
         began = time.monotonic()
         ggufmix.convert(server.url, tmp_path / "out.gguf")
@@ -407,3 +406,33 @@ def test_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="need") as caught:
         open_checkpoint("s3://bucket/model")
     assert "ggufmix[hub]" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("fault", ["stall", "503"])
+def test_ctrl_c_in_an_outage(server: Server, tmp_path: Path, fault: str) -> None:
+    """Whoever stops a run while its server is down has the prompt back, without more attempts."""
+    server.fault = lambda asked: (
+        fault if asked.start > 4_000_000 and asked.path.endswith(".safetensors") else None
+    )
+    code = (
+        "import sys, ggufmix.sources.remote.patience as p; p.FIRST_WAIT = 300.0\n"
+        "import ggufmix\n"
+        "from ggufmix.sources import SourceFile; SourceFile.fingerprint = ''\n"
+        "ggufmix.convert(sys.argv[1], sys.argv[2])"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code, server.url, tmp_path / "out.gguf"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 20
+    while not any(a.start > 4_000_000 for a in server.asked) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert "KeyboardInterrupt" in said
+    assert not (tmp_path / "out.gguf").exists()

@@ -307,6 +307,11 @@ class RemoteFolder(Folder):
             self.path(name)
         return self._place()
 
+    def abandon(self) -> None:
+        """End waits between attempts and requests that are under way."""
+        self.patience.closed.set()
+        self._store.close()
+
     def close(self) -> None:
         """Close connections and remove the temporary directory."""
         self.patience.closed.set()

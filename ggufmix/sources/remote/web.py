@@ -8,7 +8,7 @@ import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from urllib.parse import quote, urljoin, urlsplit
@@ -54,6 +54,7 @@ class Client:
 
     def __init__(self, secrets: Mapping[str, Mapping[str, str]] | None = None) -> None:
         self._secrets = secrets or {}
+        self._live: set[requests.Response] = set()
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._session.headers["User-Agent"] = f"ggufmix/{version('ggufmix')}"
@@ -87,10 +88,17 @@ class Client:
         else:
             raise SourceError(f"{where}: more than {MAX_REDIRECTS} redirects")
         with answer:
-            yield answer, url
+            self._live.add(answer)
+            try:
+                yield answer, url
+            finally:
+                self._live.discard(answer)
 
     def close(self) -> None:
-        """Close idle connections."""
+        """Close connections, those in use too: who reads from one gets an error."""
+        for answer in list(self._live):
+            with suppress(ValueError, RuntimeError, OSError):  # it may have ended meanwhile
+                answer.raw.shutdown()
         self._session.close()
 
     def _one(self, url: str, headers: Mapping[str, str]) -> requests.Response:
