@@ -22,7 +22,9 @@ from ..codecs import ENCODERS, bytes_of, tier_number
 from ..errors import FormatError, ImportanceError, NotFiniteError, ShapeError, UsageError
 
 BLOCK = 128
-"""Rows and columns of a block; those at the edges of a tensor may have fewer."""
+"""Rows and columns of a block; those at the edges of a tensor may have fewer."""MOST_CANDIDATES = 10_000
+"""Of mse. Between a number and twice it there are 128 of bfloat16."""
+
 Mode = Literal["rms", "max", "percentile", "mse"]
 Scale = Literal["bf16", "f32", "pow2"]
 
@@ -47,7 +49,7 @@ class Search:
                 percentile: this percentile of the magnitudes becomes 448
     factor      of rms, above 0
     percentile  above 0, to 100; between two ranks linear, as in torch.quantile
-    grid        candidates of mse, at least 1
+    grid        candidates of mse, 1 to MOST_CANDIDATES
     Where rms or percentile would give zero for a block that is not, max is taken. What the modes
     cost is in docs/fp8-modes.md. Raises UsageError.
     """
@@ -64,8 +66,8 @@ class Search:
             raise UsageError(f"expected an rms factor above 0, got {self.factor:g}")
         if not 0 < self.percentile <= 100:
             raise UsageError(f"expected a percentile above 0, to 100; got {self.percentile:g}")
-        if self.grid < 1:
-            raise UsageError(f"expected a grid of at least 1 scale, got {self.grid}")
+        if not 1 <= self.grid <= MOST_CANDIDATES:
+            raise UsageError(f"expected a grid of 1 to {MOST_CANDIDATES} scales, got {self.grid}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ def compare(
     if codes.shape != x.shape:
         raise ShapeError(f"expected codes of shape {x.shape}, got {codes.shape}")
     rows, cols = x.shape
-    flat = _flat(scales, rows, cols)
+    flat = _flat(codes, scales)
     number = tier_number(tier)
     if not x.size:
         return Quantized(codes, scales, 0, 0, Sums())
@@ -201,8 +203,8 @@ def dequantize(
     """Weights of codes, uint8 (rows, cols), and scales, float32 (ceil(rows / 128), ceil(cols /
     128)): float32, (rows, cols). Codes 0x7F and 0xFF are NaN. Raises ShapeError.
     """
+    flat = _flat(codes, scales)
     rows, cols = codes.shape
-    flat = _flat(scales, rows, cols)
     out = np.empty((rows, cols), np.float32)
     if out.size:
         _core.dequantize_fp8(bytes_of(codes), flat, out.reshape(-1), cols, rows, tier_number(tier))
@@ -252,10 +254,14 @@ def _grid(rows: int, cols: int) -> tuple[int, int]:
     return -(-rows // BLOCK), -(-cols // BLOCK)
 
 
-def _flat(scales: NDArray[np.float32], rows: int, cols: int) -> NDArray[np.float32]:
-    if scales.shape != _grid(rows, cols) or scales.dtype != np.float32:
+def _flat(codes: NDArray[np.uint8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scales in a row, after a look at both."""
+    if codes.dtype != np.uint8 or codes.ndim != 2:
+        raise ShapeError(f"expected codes as uint8, (rows, cols); got {codes.dtype}, {codes.shape}")
+    grid = _grid(*codes.shape)
+    if scales.shape != grid or scales.dtype != np.float32:
         raise ShapeError(
-            f"expected float32 scales of shape {_grid(rows, cols)} for {rows} x {cols} weights, "
+            f"expected float32 scales of shape {grid} for codes of shape {codes.shape}, "
             f"got {scales.dtype}, {scales.shape}"
         )
     return np.ascontiguousarray(scales).reshape(-1)

@@ -407,6 +407,7 @@ def test_bad_input_says_what_was_expected():
         {"percentile": 0},
         {"percentile": 100.1},
         {"grid": 0},
+        {"grid": 10**10},
     ):
         with pytest.raises(UsageError, match="expected"):
             Search(**wrong)
@@ -414,5 +415,7 @@ def test_bad_input_says_what_was_expected():
         quantize(x, Search(), scale="e8m0")
     with pytest.raises(ShapeError, match=r"\(2, 1\)"):
         dequantize(np.zeros((129, 1), np.uint8), np.ones((1, 1), np.float32))
+    with pytest.raises(ShapeError, match="int8"):
+        dequantize(np.zeros((1, 1), np.int8), np.ones((1, 1), np.float32))
     empty = quantize(np.empty((0, 5), ml_dtypes.bfloat16), Search())
     assert (empty.codes.shape, empty.scales.shape, empty.sums.count) == ((0, 5), (0, 1), 0)
