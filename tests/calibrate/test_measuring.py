@@ -213,6 +213,18 @@ def test_experts_that_stay_with_their_own_way_are_refused(
         model.collect(tokens)
 
 
+def test_rows_are_no_inputs(tiny: Tiny, tokens: list[int]) -> None:
+    """A GGUF tensor whose columns are outputs of a weight is not given what was seen of its inputs,
+    though there be enough of them.
+    """
+    model = tiny("qwen3")
+    name = "blk.0.attn_k.weight"
+    [origin] = model.origins[name]
+    turned = replace(origin, axis=-2, index=origin.index[:8])
+    found = replace(model, origins={name: (turned,)}).collect(tokens)
+    assert (found.entries, found.without) == ([], (name,))
+
+
 def test_values_of_any_span() -> None:
     """An entry is written in pieces that begin and end inside of experts."""
     of = [SimpleNamespace(inputs=measuring.Inputs(1, 5, -1)) for _ in range(3)]
