@@ -7,6 +7,10 @@ with.
 
 # SPDX-License-Identifier: MIT
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class GgufmixError(Exception):
     """Base of the family. `hint` is one sentence without a full stop, or None."""
@@ -16,6 +20,10 @@ class GgufmixError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From another process it comes back whole, hint and all."""
+        return _again, (type(self), str(self), self.__dict__)
 
 
 class UsageError(GgufmixError):
@@ -85,3 +93,9 @@ class WriteError(GgufmixError):
 
 class EvaluationError(GgufmixError):
     """llama.cpp refuses to run a file, or two files cannot be compared."""
+
+
+def _again(kind: type[GgufmixError], message: str, known: dict[str, Any]) -> GgufmixError:
+    made = kind.__new__(kind, message)
+    made.__dict__.update(known)
+    return made
