@@ -22,7 +22,8 @@ from ..codecs import ENCODERS, bytes_of, tier_number
 from ..errors import FormatError, ImportanceError, NotFiniteError, ShapeError, UsageError
 
 BLOCK = 128
-"""Rows and columns of a block; those at the edges of a tensor may have fewer."""MOST_CANDIDATES = 10_000
+"""Rows and columns of a block; those at the edges of a tensor may have fewer."""
+MOST_CANDIDATES = 10_000
 """Of mse. Between a number and twice it there are 128 of bfloat16."""
 
 Mode = Literal["rms", "max", "percentile", "mse"]
