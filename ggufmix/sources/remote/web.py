@@ -54,6 +54,7 @@ class Client:
 
     def __init__(self, secrets: Mapping[str, Mapping[str, str]] | None = None) -> None:
         self._secrets = secrets or {}
+        self._answered = False
         self._live: set[requests.Response] = set()
         self._session = requests.Session()
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -72,8 +73,9 @@ class Client:
         """
         headers = {"Range": f"bytes={offset}-{offset + n - 1}"}
         for _ in range(MAX_REDIRECTS):
-            with _told(where):
+            with _told(where, new=not self._answered):
                 answer = self._one(url, headers)
+            self._answered = True
             if answer.status_code not in _REDIRECTS:
                 break
             to = urljoin(url, answer.headers.get("Location", ""))
@@ -286,8 +288,10 @@ def _read_body(answer: requests.Response, view: memoryview) -> None:
 
 
 @contextmanager
-def _told(where: str) -> Iterator[None]:
-    """What requests raises, as ours. Its messages have the URL, which may have a password."""
+def _told(where: str, *, new: bool) -> Iterator[None]:
+    """What requests raises, as ours. Its messages have the URL, which may have a password. `new`:
+    nobody has answered yet, so that a name may be misspelled.
+    """
     try:
         yield
     except requests.exceptions.RequestException as error:
@@ -298,7 +302,8 @@ def _told(where: str) -> Iterator[None]:
                 hint="REQUESTS_CA_BUNDLE names a file of certificates to trust",
             ) from None
         if any(isinstance(c, urllib3.exceptions.NameResolutionError) for c in causes):
-            raise TransientError("the name of the server is not known here") from None
+            unknown = "the name of the server is not known here"
+            raise (SourceError(f"{where}: {unknown}") if new else TransientError(unknown)) from None
         if isinstance(error, ValueError):  # InvalidURL and its like
             raise UsageError(
                 f"{where}: no address that can be asked: {type(error).__name__}"
@@ -318,13 +323,13 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in words of ours."""
-    for cause in _causes(error):
-        if isinstance(cause, _TIMEOUTS):
-            return f"no byte for {STALL_SECONDS:g} s"
-        if isinstance(cause, ConnectionResetError):
-            return "the connection was reset"
-        if isinstance(cause, ConnectionRefusedError):
-            return "the connection was refused"
+    causes = list(_causes(error))
+    if any(isinstance(cause, ConnectionResetError) for cause in causes):
+        return "the connection was reset"
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "the connection was refused"
+    if any(isinstance(cause, _TIMEOUTS) for cause in causes):
+        return f"no byte for {STALL_SECONDS:g} s"
     return f"the connection broke ({type(error).__name__})"
 
 
