@@ -110,7 +110,8 @@ def calibrate(
     src        directory with config.json, tokenizer and safetensors in BF16, F16 or F32
     out        path of the file: entries under GGUF names, `.in_sum2`, `.counts` and `.in_max`
     overwrite  replace an existing output
-    progress   called after each sequence
+    progress   called after each sequence, with what it was, and how much is done and there is: in
+               prompts, or in tokens of a text
     Raises UsageError for options that cannot be meant and where transformers is not installed,
     SourceError and ModelError for a checkpoint that cannot be run, WriteError for the output.
     """
@@ -127,11 +128,14 @@ def calibrate(
     loading.check_installed()
     model, tokenizer = loading.load(directory, options.dtype, options.device_map)
     sequences: Iterable[list[int]]
+    step = progress
     if options.text is not None:
         sequences = texts.windows(
             model, tokenizer, text, str(options.text), options.ctx, options.chunks
         )
         n, dataset = len(sequences), options.text.name
+        if progress is not None:
+            step = _in_tokens(progress, options.ctx)
     else:
         sequences = texts.conversations(model, tokenizer, prompts, options.max_tokens)
         n, dataset = len(prompts), "prompts of ggufmix"
@@ -146,7 +150,7 @@ def calibrate(
         sequences,
         n,
         whole=options.process_output,
-        progress=progress,
+        progress=step,
     )
     imatrix.write(
         path,
@@ -164,6 +168,10 @@ def calibrate(
     return Calibrated(
         path, n, found.tokens, len(found.entries), unrouted, found.ahead, found.without
     )
+
+
+def _in_tokens(progress: Progress, ctx: int) -> Progress:
+    return lambda what, done, n: progress(what, done * ctx, n * ctx)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -85,7 +85,7 @@ def calibrate(
     if text is not None and max_tokens is not None:
         raise UsageError("--max-tokens is for prompts: after a text nothing is generated")
     unit = "prompts" if text is None else "windows"
-    with progress.shown(unit) as bar:
+    with progress.shown("prompts" if text is None else "tokens") as bar:
         made = calibrating.calibrate(
             src or model_dir or "",
             out,

@@ -243,6 +243,23 @@ def test_windows_begin_as_texts_do(trained: Loaded) -> None:
     assert made == [[7, 10, 11, 12], [7, 14, 15, 16]]
 
 
+def test_progress(example: Path, text: Path, tmp_path: Path) -> None:
+    """A text is told of in tokens, prompts are counted; never is nothing of something done, which
+    has no rate.
+    """
+    said: list[tuple[int, int]] = []
+    step = lambda _, done, n: said.append((done, n))  # noqa: E731
+    options = Options(text=text, ctx=16, chunks=3, device_map="cpu")
+    calibrate(example, tmp_path / "x.gguf", options, progress=step)
+    assert said == [(16, 48), (32, 48), (48, 48)]
+    said.clear()
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("One.\nTwo.")
+    options = Options(prompts_file=prompts, max_tokens=0, device_map="cpu")
+    calibrate(example, tmp_path / "y.gguf", options, progress=step)
+    assert said == [(1, 2), (2, 2)]
+
+
 def test_built_in_prompts_cover_ground() -> None:
     """48 prompts, none twice; code, and several scripts."""
     from ggufmix.calibrating import texts
