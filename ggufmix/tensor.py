@@ -188,9 +188,10 @@ class _Stacked(_View):
         if all(part.format == parts[0].format for part in parts):
             self.format = parts[0].format
         outer = [part.outer_scale for part in parts if part.outer_scale is not None]
-        if outer and self.format is not None:
+        if outer and len(outer) == len(parts) and self.format is not None:
             self.outer_scale = _Joined(outer)
-            self.format = self.format if len(outer) == len(parts) else None
+        elif outer:
+            self.format = None
 
     def origin(self, row: int) -> Tensor:
         each = self.parts[0].n_rows

@@ -19,6 +19,7 @@ from plain_gguf import write_f32
 
 from ggufmix import models
 from ggufmix.container import TensorInfo, aligned, header, text, u32
+from ggufmix.errors import ModelError, SourceError
 from ggufmix.inspection import inspect
 from ggufmix.models import Model
 from ggufmix.runtime import Llama, kl
@@ -109,6 +110,36 @@ def test_what_inspect_says(name: str, tmp_path: Path) -> None:
     assert ";" not in found["packed"]
     assert found["carried"].startswith("100.0 % of the packed weights, which are ")
     assert found["inexact_groups"] == 0 < found["exact_groups"]
+
+
+def test_biases_that_quantizers_add(tmp_path: Path) -> None:
+    """Older GPTQ has a bias of zeros for every matrix: they are left out, and that is said. One
+    that is not zero may be part of the model, and so may those of its kind.
+    """
+    config, arrays, _ = PACKINGS["gptq"].checkpoint()
+    stems = [n.removesuffix(".qweight") for n in arrays if n.endswith(".qweight")]
+    arrays |= {f"{s}.bias": np.zeros(arrays[f"{s}.scales"].shape[1], np.float16) for s in stems}
+    with open_checkpoint(write(tmp_path / "zeros", config, arrays)) as checkpoint:
+        found = presented(checkpoint.tensors, checkpoint.config)
+        model = models.place(checkpoint.config, found.tensors)
+        assert {p.name for p in model.tensors} == set(GOLDEN["gptq"])
+        [note] = found.notes
+        assert note.startswith(f"left out {len(stems)} biases of zeros")
+    arrays[f"{stems[3]}.bias"][-1] = 1e-7
+    kind = stems[3].split(".")[-1]
+    with open_checkpoint(write(tmp_path / "others", config, arrays)) as checkpoint:
+        found = presented(checkpoint.tensors, checkpoint.config)
+        assert {n for n in found.tensors if n.endswith(".bias")} == {
+            f"{s}.bias" for s in stems if s.endswith(kind)
+        }
+        with pytest.raises(ModelError, match="3 that nothing in qwen3 claims"):
+            models.place(checkpoint.config, found.tensors)
+    arrays[f"{stems[0]}.bias"] = np.zeros(5, np.float16)
+    with (
+        open_checkpoint(write(tmp_path / "wrong", config, arrays)) as checkpoint,
+        pytest.raises(SourceError, match=r"\.bias: expected shape"),
+    ):
+        presented(checkpoint.tensors, checkpoint.config)
 
 
 def test_nvfp4_where_llama_cpp_uses_no_scale(tmp_path: Path) -> None:

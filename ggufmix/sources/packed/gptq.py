@@ -18,7 +18,7 @@ Source: AutoGPTQ and GPTQModel, `BaseQuantLinear`; compressed-tensors 0.20, `Aut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ from ...tensor import F32
 from ..safetensors import StoredTensor
 from ..storage import shown
 from .codes import PackedCodes, group_order, unpacked
-from .parts import OnInexact, failed, numbers, partner
+from .parts import OnInexact, Packed, failed, numbers, partner
 
 WEIGHT = ".qweight"
 ZEROS, SCALES, ORDER = ".qzeros", ".scales", ".g_idx"
@@ -234,6 +234,26 @@ class PackedColumns(PackedCodes):
                 "programs read differently",
                 _CHECKPOINT,
             )
+
+
+def zero_biases(packed: Iterable[Packed], stored: Mapping[str, StoredTensor]) -> set[str]:
+    """Biases that AutoGPTQ once gave to every matrix, whether the model has them or not: those of a
+    kind, such as "q_proj", that are zero in all blocks. They change nothing.
+    """
+    kinds: dict[str, list[StoredTensor]] = {}
+    for weight in packed:
+        bias = stored.get(weight.name.removesuffix(".weight") + ".bias")
+        if isinstance(weight, PackedColumns) and bias is not None:
+            if bias.shape != weight.shape[:1]:
+                expected = list(weight.shape[:1])
+                raise failed(bias, f"expected shape {expected}, got {list(bias.shape)}")
+            kinds.setdefault(weight.name.split(".")[-2], []).append(bias)
+    return {
+        bias.name
+        for biases in kinds.values()
+        if not any(numbers(bias).any() for bias in biases)
+        for bias in biases
+    }
 
 
 def _turned(columns: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -103,6 +103,8 @@ def presented(
                 break
     tensors: dict[str, Tensor] = {}
     activations = 0
+    zeros = gptq.zero_biases(packed.values(), stored)
+    used |= zeros
     for name, tensor in stored.items():
         if name in packed:
             whole = packed[name]
@@ -115,6 +117,8 @@ def presented(
             _check_orphan(tensor, stored)
             tensors[name] = tensor
     notes = _notes(packed.values())
+    if zeros:
+        notes.append(f"left out {len(zeros)} biases of zeros, which GPTQ gave to every matrix")
     if activations:
         notes.append(
             f"left out {activations} scales of activations: runtimes of GGUF have their own"
