@@ -78,6 +78,25 @@ def exactness() -> None:
         print(f"| Q8_0, stock | bfloat16 | {judged(stock, exact, 'Q8_0')} |")
 
 
+def again() -> None:
+    """What a second quantization costs weights that AWQ or asymmetric GPTQ has in groups of 128."""
+    x = np.random.default_rng(0).normal(0, 0.02, (ROWS, COLS // 128, 128)).astype(F32)
+    low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
+    scales = ((high - low) / 15).astype(F16).astype(F32)
+    zeros = np.clip(np.rint(-low / scales), 0, 15)
+    values = (np.clip(np.rint(x / scales) + zeros, 0, 15) - zeros) * scales
+    values, x = (v.reshape(ROWS, COLS).astype(np.float64) for v in (values, x))
+    power = (x**2).mean()
+    print("\n| 4 bits with zero points, groups of 128 | adds | in all |\n|---|---|---|")
+    print(
+        f"| as it is, and moved into Q8_0 | 0 | {np.sqrt(((values - x) ** 2).mean() / power):.4f} |"
+    )
+    for kind in ("Q6_K", "Q5_K", "Q4_K", "Q4_1", "Q4_0"):
+        found = decode(encode(values.astype(F32), kind), kind)
+        adds, whole = (np.sqrt(((found - of) ** 2).mean() / power) for of in (values, x))
+        print(f"| quantized again to {kind} | {adds:.4f} | {whole:.4f} |")
+
+
 def seconds(work: Callable[[], object]) -> float:
     """The best of several runs."""
     best, begun = float("inf"), time.perf_counter()
@@ -131,4 +150,5 @@ def groups(rng: np.random.Generator) -> dict[str, np.ndarray]:
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
     exactness()
+    again()
     speeds()
