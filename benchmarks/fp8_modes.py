@@ -3,11 +3,12 @@
     python benchmarks/fp8_modes.py [MODEL]
 
 Prints the tables of docs/fp8-modes.md. MODEL is a checkpoint whose matrices stand for trained
-weights, by default the example.
+weights, by default the example. Where transformers is installed, its logits are compared too.
 """
 
 # SPDX-License-Identifier: MIT
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
@@ -17,9 +18,11 @@ import numpy as np
 
 from ggufmix import sources
 from ggufmix.codecs import tiers
-from ggufmix.fp8.coding import BLOCK, Quantized, Search, compare, dequantize, quantize
+from ggufmix.fp8.coding import BLOCK, Quantized, Scale, Search, compare, dequantize, quantize
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "tiny-qwen35moe"
+TEXT = EXAMPLE.parent / "wiki-heldout.txt"
+WINDOWS, LENGTH = 8, 512
 BF16 = ml_dtypes.bfloat16
 SHAPE = (1024, 1024)
 MODES = {
@@ -133,6 +136,43 @@ def of_statistics(weights: Weights) -> None:
             print(f"| {name}{', weighed' if known else ''} | {shown} |")
 
 
+def of_logits(model: Path) -> None:
+    """What is left of the model's predictions with all those matrices in FP8."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokens = AutoTokenizer.from_pretrained(model)(TEXT.read_text()).input_ids
+    windows = torch.tensor(tokens[: WINDOWS * LENGTH]).view(WINDOWS, LENGTH)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    first = {name: weight.clone() for name, weight in loaded.state_dict().items()}
+
+    def predictions() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.log_softmax(loaded(windows).logits, -1)
+
+    def stored(weight: torch.Tensor, search: Search, scale: Scale) -> torch.Tensor:
+        made = quantize(weight.numpy().astype(BF16), search, scale=scale)
+        return torch.from_numpy(dequantize(made.codes, made.scales))
+
+    base = predictions()
+    table("mode, scales", "mean KL divergence", "its error", "same top token")
+    for name, scale in [
+        *((name, "bf16") for name in MODES),
+        ("mse (50 scales)", "f32"),
+        ("max", "pow2"),
+    ]:
+        for key, weight in first.items():
+            if weight.ndim > 1 and min(weight.shape[-2:]) >= BLOCK and "embed" not in key:
+                parts = weight.reshape(-1, *weight.shape[-2:])
+                made = torch.stack([stored(part, MODES[name], scale) for part in parts])
+                loaded.state_dict()[key].copy_(made.view(weight.shape))
+        now = predictions()
+        each = (base.exp() * (base - now)).sum(-1).flatten()
+        same = (base.argmax(-1) == now.argmax(-1)).float().mean()
+        error = each.std() / len(each) ** 0.5
+        print(f"| {name}, {scale} | {each.mean():.4f} | {error:.4f} | {100 * same:.1f} % |")
+
+
 def of_speed() -> None:
     """One core, on bfloat16 within the caches."""
     x = np.random.default_rng(1).normal(0, 0.02, (BLOCK, 4096)).astype(BF16)
@@ -154,8 +194,11 @@ def of_speed() -> None:
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
-    here = kinds(Path(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLE)
+    given = Path(sys.argv[1]) if len(sys.argv) > 1 else EXAMPLE
+    here = kinds(given)
     of_modes(here)
     of_scales(here)
     of_statistics(here)
+    if importlib.util.find_spec("transformers"):
+        of_logits(given)
     of_speed()
