@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
 
         upto    of the bytes that are to come, how many are sent
         stated  what Content-Length says
-        shift   of Content-Range from the truth
+        shift   how far another range is sent, and said to be
         then    what is done at the end
         """
         if not path.is_file():
@@ -173,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             self.plain(416, Content_Range=f"bytes */{size}")
             return
         with path.open("rb") as stream:
-            stream.seek(start)
+            stream.seek(start + shift)
             body = stream.read(stop - start) if self.command != "HEAD" else b""
         self.asked.status = 200 if whole else 206
         self.send_response(self.asked.status)
@@ -217,7 +217,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def fault_shifted(self) -> None:
         """Another range than the one that was asked for."""
-        self.file(self.here, shift=7)
+        self.file(self.here, shift=-8 if self.asked.start >= 8 else 8)
 
     def fault_trickle(self) -> None:
         """A byte now and then."""

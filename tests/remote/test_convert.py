@@ -273,6 +273,18 @@ def test_a_shrunk_file(server: Server, example: Path, tmp_path: Path) -> None:
             tensor.raw(0, 1)
 
 
+def test_a_grown_file(server: Server, example: Path, tmp_path: Path) -> None:
+    """Neither is one that has become longer, where no ETag tells."""
+    copy = server.root = shutil.copytree(example, tmp_path / "copy")
+    server.etag = lambda _: "the same"
+    with open_checkpoint(server.url) as checkpoint:
+        tensor = list(checkpoint.tensors.values())[-1]
+        with (copy / "model.safetensors").open("ab") as file:
+            file.write(b"x")
+        with pytest.raises(SourceError, match="it had 8179144 bytes, now 8179145"):
+            tensor.raw(0, 1)
+
+
 def test_without_ranges(server: Server) -> None:
     """A server that sends whole files only is refused, before 50 GB come for a header."""
     server.ranges = False

@@ -139,7 +139,6 @@ class WebFile(RemoteFile):
                 if answer.status_code not in (*_DENIED, *_GONE):
                     self._read(answer, offset, view)
                     return
-            self._target = None
         with self._client.get(self._url, self._name, offset, len(view)) as (answer, final):
             self._read(answer, offset, view)
             self._target = final if final != self._url else None
@@ -194,7 +193,7 @@ class WebFile(RemoteFile):
             _check(answer, name)
             if answer.status_code == 200:
                 size = _length(answer)
-                if size is None or size > HEAD_BYTES:
+                if size is None:
                     raise _no_ranges(name)
             elif answer.status_code != 206:
                 raise SourceError(f"{name}: {_answered(answer)}")
