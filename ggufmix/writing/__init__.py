@@ -11,7 +11,8 @@ it does is its own affair; this package knows threads, disks and order:
   order: the first of the first job first, whatever the number of threads. Only there things are
   added up: what was found, with `+`. So sums of floats do not depend on threads either.
 - Pieces of a job fill each of its ranges from front to back, band after band.
-- At most twice as many bands as threads are under way, made but not yet handed in.
+- At most twice as many bands as threads are under way, made but not yet handed in, and no more than
+  fit into `UNDER_WAY_BYTES`: a job may say what its bands take (`Weighing`).
 - In that order each range gets its checksum (XXH64), and when a part has all of its data its header
   is sealed: written with the checksums in it, if it has a place for them.
 - A file is `OUT.part`, locked, until every byte of every part is on disk; then all are renamed.

@@ -126,6 +126,15 @@ class Encoding:
             for start in range(matrix, end, step):
                 yield start, min(start + step, end)
 
+    def memory(self, start: int, stop: int) -> int:
+        """Bytes of the values, of a copy where a transform makes one, of the blocks, of what they
+        are decoded to, and of one row in float32, which encoders work on.
+        """
+        tensor = self.planned.placed.tensor
+        copies = 2 if tensor.unit > 1 else 1
+        row = tensor.cols * (copies * tensor.dtype.itemsize + 4 * self.measuring)
+        return (stop - start) * (row + self.planned.row_bytes) + 4 * tensor.cols
+
     def make(self, start: int, stop: int) -> Made[Counts]:
         """Rows start..stop as blocks."""
         blocks, found = self._blocks(start, stop)
@@ -199,6 +208,10 @@ class Scanning:
     def bands(self) -> Iterator[tuple[int, int]]:
         """Those of the job."""
         return self.of.bands()
+
+    def memory(self, start: int, stop: int) -> int:
+        """That of the job."""
+        return self.of.memory(start, stop)
 
     def make(self, start: int, stop: int) -> Made[Scanned]:
         """What is found in rows start..stop."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
 
 
 class Found(Protocol):
@@ -81,6 +81,14 @@ class Job(Protocol[F_co]):
 
     def make(self, start: int, stop: int) -> Made[F_co]:
         """One band. Pieces follow each other in each extent, as the bands do."""
+
+
+@runtime_checkable
+class Weighing(Protocol):
+    """A job that knows what its bands take, where that is more than what they read and write."""
+
+    def memory(self, start: int, stop: int) -> int:
+        """Bytes that a band takes while it is made."""
 
 
 Sums = Mapping[str, tuple[int, ...]]

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .hashing import Hasher
 from .jobs import F, Job, Made, Piece, Weighing
 
-UNDER_WAY_BYTES = 256 << 20
+UNDER_WAY_BYTES = 192 << 20
 """Of bands that are made but not yet handed in, unless one alone has more."""
 
 Progress = Callable[[str, int, int], None]
