@@ -51,7 +51,7 @@ class Shown:
             )
             return
         now = time.monotonic()
-        if now - self._said >= LINE_EVERY:
+        if done and now - self._said >= LINE_EVERY:
             self._said = now
             rate = done / (now - self._begun)
             left = (total - done) / rate
@@ -63,7 +63,10 @@ class Shown:
             )
 
     def _said_of(self, amount: float) -> str:
-        return size(amount) if self._unit == "bytes" else f"{count(amount)} {self._unit}"
+        if self._unit == "bytes":
+            return size(amount)
+        slow = amount < 10 and amount != round(amount)
+        return f"{amount:.2g} {self._unit}" if slow else f"{count(amount)} {self._unit}"
 
 
 @contextmanager

@@ -30,3 +30,21 @@ def test_lines_now_and_then(
         "10.00 MiB of 20.00 MiB, 1.00 MiB/s, 10 s left, blk.0.x",
         "3.00 MiB of 20.00 MiB, 512.00 KiB/s, 34 s left, blk.0.y",
     ]
+
+
+def test_slow_work_in_another_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Prompts that take minutes each: what is not done yet is not divided by, and a rate below one
+    is no zero.
+    """
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with progress.shown("prompts") as bar:
+        clock[0] = 60.0
+        bar.step("answering", 0, 40)
+        clock[0] = 120.0
+        bar.step("answering", 3, 40)
+    assert capsys.readouterr().err.splitlines() == [
+        "3 prompts of 40 prompts, 0.025 prompts/s, 1480 s left, answering"
+    ]
