@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,32 @@ def test_a_branch_that_moves(hub: Server) -> None:
             checkpoint.directory  # noqa: B018
     assert [a.path for a in about(hub)] == ["/api/models/ann/tiny/revision/main"]
     assert {a.path.split("/")[4] for a in hub.asked if "resolve" in a.path} == {COMMIT}
+
+
+def test_a_folder_of_a_repository(hub: Server, example: Path, tmp_path: Path) -> None:
+    """A model may lie below the top of its repository, and chat templates in a folder of its own:
+    these, and nothing else, are put where the tokenizer is looked for.
+    """
+    hub.root = hub.files.root = tmp_path  # type: ignore[attr-defined]
+    model = shutil.copytree(example, tmp_path / "v2" / "bf16")
+    templates = model / "additional_chat_templates"
+    templates.mkdir()
+    (templates / "tool.jinja").write_text("tool")
+    (templates / "other.bin").write_text("no")
+    (model / "chat_template.jinja").write_text("plain")
+    with open_checkpoint(f"{HUB}/v2/bf16") as checkpoint:
+        found = {p.relative_to(checkpoint.directory) for p in checkpoint.directory.rglob("*.*")}
+        assert {str(p) for p in found if "template" in str(p)} == {
+            "chat_template.jinja",
+            "additional_chat_templates/tool.jinja",
+        }
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.put(str(model), "/deep", recursive=True)
+        with open_checkpoint("memory://deep") as checkpoint:
+            assert (checkpoint.directory / "additional_chat_templates" / "tool.jinja").is_file()
+    finally:
+        memory.rm("/deep", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,27 @@ def test_an_error_belongs_to_its_reader(held: Held, data: RemoteBytes) -> None:
     read(data, 15 * MB, MB)
 
 
+def test_a_line_that_breaks_often(held: Held, data: RemoteBytes) -> None:
+    """Attempts are counted that bring nothing: over a line that breaks each 64 KiB a long range
+    arrives too, and none that does not move goes on for ever.
+    """
+
+    def fetch(offset: int, view: memoryview) -> None:
+        n = min(len(view), got)
+        view[:n] = DATA[offset : offset + n].data
+        if n < len(view):
+            raise TransientError("reset", got=n)
+
+    held.fetch = fetch  # type: ignore[method-assign]
+    got = 64 << 10
+    read(data, 13 * MB, 3 * MB)
+    got = 63 << 10
+    with pytest.raises(
+        SourceError, match=f"gave up after 10 attempts at byte {17 * MB + 10 * got}"
+    ):
+        read(data, 17 * MB, 3 * MB)
+
+
 def test_past_the_end(data: RemoteBytes) -> None:
     """A tensor that ends outside the file is the file's error."""
     with pytest.raises(SourceError, match="x: truncated: expected bytes up to 25165825"):
