@@ -14,6 +14,7 @@ from .options import Json, Threads
 from .said import note, shown
 
 if TYPE_CHECKING:
+    from ..fp8.choosing import Choice
     from ..fp8.reviewing import Review
     from ..fp8.saving import Planned
 
@@ -27,6 +28,12 @@ InputDir = Annotated[
 ]
 Folder = Annotated[
     Path,
+    typer.Option(
+        "--out", "-o", "--output-dir", "--output_dir", metavar="DIR", help="Folder to write."
+    ),
+]
+OptionalFolder = Annotated[
+    Path | None,
     typer.Option(
         "--out", "-o", "--output-dir", "--output_dir", metavar="DIR", help="Folder to write."
     ),
@@ -48,7 +55,7 @@ ShardSize = Annotated[
 def fp8(
     src: Checkpoint = None,
     *,
-    out: Folder,
+    out: OptionalFolder = None,
     input_dir: InputDir = None,
     mode: Annotated[
         str | None,
@@ -136,6 +143,9 @@ def fp8(
         bool,
         typer.Option("--skip-verify", "--skip_verify", help="Read nothing back, fail nothing."),
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would become of what. Writes nothing.")
+    ] = False,
     threads: Threads = None,
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -160,10 +170,39 @@ def fp8(
         verify_samples=verify_samples,
         verify=not skip_verify,
     )
+    source = _source(src, input_dir)
+    if dry_run:
+        choice, planned = converting.plan(source, options)
+        _announce(planned)
+        _show(choice, planned, as_json=as_json)
+        return
+    if out is None:
+        raise UsageError("expected a folder to write, -o DIR; or --dry-run")
     with progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce)
-        result = converting.convert(_source(src, input_dir), out, options, how)
+        result = converting.convert(source, out, options, how)
     _report(result.review, out, as_json=as_json, extra={"written": _written(result.planned)})
+
+
+def _show(choice: "Choice", planned: "Planned", *, as_json: bool) -> None:
+    from .. import report
+
+    if as_json:
+        modules = [
+            {"module": d.module, "shape": list(d.shape), "fp8": d.fp8, "reason": d.reason}
+            for d in choice.decisions
+        ]
+        listed = list(choice.not_converted)
+        whole = {**_written(planned), "modules_to_not_convert": listed, "modules": modules}
+        print(json.dumps(whole, indent=1))
+        return
+    rows = [
+        [name, " x ".join(map(str, shape)), str(n), "FP8" if fp8 else "as it is", reason]
+        for (name, shape, fp8, reason), n in choice.kinds.items()
+    ]
+    heads = ("module", "shape", "modules", "becomes", "reason")
+    report.console().print(report.table(heads, rows, right=("modules",)))
+    print(f"\n{planned.fp8} FP8 weights, {report.size(planned.size)} in all")
 
 
 def dequantize(

@@ -56,6 +56,13 @@ class Choice:
     warnings: tuple[str, ...]
 
     @property
+    def kinds(self) -> dict[tuple[str, tuple[int, ...], bool, str], int]:
+        """How many modules there are of each name (with * for its numbers), shape, decision and
+        reason, in stored order.
+        """
+        return Counter((_alike(d.module), d.shape, d.fp8, d.reason) for d in self.decisions)
+
+    @property
     def quantized(self) -> Iterator[Matrix]:
         """Matrices that become FP8, in stored order."""
         return (d.matrix for d in self.decisions if d.fp8 and d.matrix is not None)

@@ -130,18 +130,7 @@ def convert(
             [f.name for f in source.files],
             may_exist=how.overwrite or how.resume,
         )
-        tensors = plain_tensors(source)
-        choice = choose(tensors, source.config, options.preset, options.keep, options.quantize)
-        weights, remarks = _statistics(source, choice, options)
-        fp8 = sum(d.fp8 for d in choice.decisions)
-        planned = Planned(
-            shards.plan(list(_pieces(tensors, choice, options.stored)), options.max_shard_size),
-            config.quantized(source.config, choice.not_converted),
-            places.side_files(source.directory, [f.name for f in source.files]),
-            fp8,
-            len(choice.decisions) - fp8,
-            (*choice.warnings, *remarks),
-        )
+        choice, planned, weights = _planned(source, options)
         device = device_of(options.device)
         if how.announce is not None:
             how.announce(planned)
@@ -162,6 +151,29 @@ def convert(
             n_files = len(planned.shards)
             review = Review(options.calibration, n_files, tuple(reviewed), passed, 0, 0)
     return Result(folder, planned, replace(review, judged=options.verify))
+
+
+def plan(src: str | os.PathLike[str], options: Options | None = None) -> tuple[Choice, Planned]:
+    """What `convert` would write: what becomes of each module, and the files. Costs the headers."""
+    with sources.open_checkpoint(src) as source:
+        choice, planned, _ = _planned(source, options or Options())
+    return choice, planned
+
+
+def _planned(source: Checkpoint, options: Options) -> tuple[Choice, Planned, Weights]:
+    tensors = plain_tensors(source)
+    choice = choose(tensors, source.config, options.preset, options.keep, options.quantize)
+    weights, remarks = _statistics(source, choice, options)
+    fp8 = sum(d.fp8 for d in choice.decisions)
+    planned = Planned(
+        shards.plan(list(_pieces(tensors, choice, options.stored)), options.max_shard_size),
+        config.quantized(source.config, choice.not_converted),
+        places.side_files(source.directory, [f.name for f in source.files]),
+        fp8,
+        len(choice.decisions) - fp8,
+        (*choice.warnings, *remarks),
+    )
+    return choice, planned, weights
 
 
 def _jobs(options: Options, weights: Weights, device: str | None) -> Jobs:

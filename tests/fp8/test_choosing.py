@@ -278,6 +278,8 @@ def test_stacks_that_do_not_fit() -> None:
         stack((2, 64, 256), (2, 128, 64))
     with pytest.raises(ModelError, match="expected experts of shape"):
         stack((2, 256, 64), (3, 64, 128))
+    with pytest.raises(ModelError, match="expected experts of shape"):
+        stack((2, 256, 64), (2, 32, 128))
     with pytest.raises(ModelError, match=r"expected .*down_proj beside it"):
         stack((2, 256, 64), None)
 

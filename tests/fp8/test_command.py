@@ -99,6 +99,26 @@ def test_json(src: Path, tmp_path: Path) -> None:
         assert (np.frexp(values.astype(np.float32))[0] == 0.5).all()
 
 
+def test_a_dry_run(src: Path, tmp_path: Path) -> None:
+    """What would become of what, and why, before hours of work; nothing is written."""
+    before = sorted(tmp_path.iterdir())
+    done = ggufmix("fp8", src, "--dry-run", "--keep", "mtp.layers.0", cwd=tmp_path)
+    lines = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
+    assert "FP8" in lines["model.language_model.layers.*.mlp.up_proj"]
+    assert "as it is  --keep mtp.layers.0" in lines["mtp.layers.*.mlp.up_proj"]
+    assert "as it is  embedding" in lines["model.language_model.embed_tokens"]
+    found = json.loads(ggufmix("fp8", src, "--dry-run", "--json", cwd=tmp_path).stdout)
+    made = json.loads(ggufmix("fp8", src, "-o", tmp_path / "out", "--json").stdout)
+    assert {k: found[k] for k in made["written"]} == made["written"]
+    about = config_of(tmp_path / "out")["quantization_config"]
+    assert found["modules_to_not_convert"] == about["modules_to_not_convert"]
+    eight = {f"{m['module']}.weight" for m in found["modules"] if m["fp8"]}
+    assert eight == {tensor["name"] for tensor in made["tensors"]}
+    assert sorted(tmp_path.iterdir()) == [*before, tmp_path / "out"]
+    nothing = ggufmix("fp8", src, code=2)
+    assert "-o DIR; or --dry-run" in nothing.stderr
+
+
 def test_a_fail_is_exit_1(src: Path, tmp_path: Path) -> None:
     """The toolkit before ended with 0, whatever it had found. --skip-verify judges nothing."""
     bad = ("fp8", src, "--mode", "rms", "--rms-factor", 1)

@@ -28,6 +28,7 @@ from fp8.models import (
     stored,
 )
 from fp8.plain import quantize
+from sources.build import write_json
 
 from ggufmix.errors import UsageError, WriteError
 from ggufmix.fp8 import jobs
@@ -86,6 +87,39 @@ def test_layouts_threads_and_shards(tmp_path: Path, mode: Mode) -> None:
         assert {w.name: w.lost for w in other.review.weights} == {
             w.name: w.lost for w in first.review.weights
         }
+
+
+@pytest.mark.parametrize("mode", ["rms", "mse"])
+def test_statistics_weigh_the_columns_they_are_of(tmp_path: Path, mode: Mode) -> None:
+    """Each expert by its own, in both layouts; weights that nothing is known of as without, and it
+    is said so.
+    """
+    rng = np.random.default_rng(1)
+    apart = split(arrays_of(MOE))
+    known = {
+        name: rng.lognormal(0, 3, values.shape[1]).astype(np.float32)
+        for name, values in apart.items()
+        if ".experts." in name and not name.startswith("mtp.")
+    }
+    for name in known:  # what meets gate meets up
+        known[name] = known[name.replace("up_proj", "gate_proj")]
+    held = {name: {"input_channel_max": values.tolist()} for name, values in known.items()}
+    path = write_json(tmp_path / "stats.json", held)
+    options = Options(search=Search(mode), statistics=path)
+    result = convert(moe(tmp_path / "a"), tmp_path / "fused", options)
+    convert(moe(tmp_path / "b", fused=False), tmp_path / "split", options)
+    assert stored(tmp_path / "fused") == stored(tmp_path / "split")
+    assert any("says nothing of" in sentence for sentence in result.planned.warnings)
+    assert any("maxima" in sentence for sentence in result.planned.warnings)
+    found = loaded(tmp_path / "fused" / "model.safetensors")
+    weighed = 0
+    for weight in result.review.weights:
+        columns = known.get(weight.name)
+        squares = None if columns is None else np.square(columns)
+        codes, _ = quantize(apart[weight.name], options.search, "bf16", squares)
+        np.testing.assert_array_equal(found[weight.name].view(np.uint8), codes)
+        weighed += not np.array_equal(codes, quantize(apart[weight.name], options.search)[0])
+    assert weighed > len(known) // 2
 
 
 def test_modes_differ(tmp_path: Path) -> None:
