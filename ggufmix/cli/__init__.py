@@ -99,11 +99,14 @@ def main() -> None:
 
 
 def _give_memory_back() -> None:
-    """Let glibc return what is freed from 8 MiB on. By itself it raises that limit up to 32 MiB and
-    keeps what is smaller, for every thread: rows of millions of values would stay in memory.
+    """Let glibc return what is freed from 8 MiB on, and keep what is smaller for the next band. By
+    itself it raises that limit up to 32 MiB, and each thread keeps as much twice: rows of millions
+    of values would stay in memory.
     """
     with contextlib.suppress(AttributeError, OSError):  # other C libraries
-        ctypes.CDLL(None).mallopt(-3, 8 << 20)  # M_MMAP_THRESHOLD
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 8 << 20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 16 << 20)  # M_TRIM_THRESHOLD
 
 
 def _stop(number: int, _: FrameType | None) -> None:
