@@ -175,7 +175,6 @@ def verify(
         by_name = _with_outer_scales(planned)
         told = Told(
             exact=known.options is not None,
-            weighed=any(key.startswith(IMATRIX) for key in values) and not imatrix,
             stated=reading.stated_sums(parts),
         )
         problems = list(_strangers(file, by_name))

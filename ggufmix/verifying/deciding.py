@@ -16,13 +16,11 @@ from .judging import Verdict, percent, verdict
 class Told:
     """What is known of a file besides its tensors.
 
-    exact    how it was made is known, so that its bytes follow from the source
-    weighed  it was made with an importance matrix that is not at hand
-    stated   checksums that it carries, by tensor; None where it has none
+    exact   how it was made is known, so that its bytes follow from the source
+    stated  checksums that it carries, by tensor; None where it has none
     """
 
     exact: bool
-    weighed: bool
     stated: Mapping[str, int] | None
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -19,10 +20,11 @@ from whole_file import described
 
 import ggufmix
 from ggufmix import codecs, proof
-from ggufmix.container import text
+from ggufmix.container import text, u32
 from ggufmix.errors import GgufmixError, SourceError, UsageError
 from ggufmix.models import block, delta_net, qwen35
 from ggufmix.pipeline import Options
+from ggufmix.writing import encoding
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MIXED = "q4_k_m"
@@ -218,6 +220,26 @@ def test_two_experts_exchanged_in_a_foreign_file(made: Made, example: Path, tmp_
     assert [t.name for t in report.tensors if t.verdict.grade == "FAIL"] == [name]
 
 
+def test_a_few_rows_of_a_large_tensor(
+    made: Made, example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four rows of 2048 exchanged: lost in the sums of the tensor, not in those of its band."""
+    monkeypatch.setattr(encoding, "BAND_BYTES", 8192)
+    name = "output.weight"
+    rows = len(data_of(made())[name]) // 210
+
+    def change(data: dict[str, bytes]) -> dict[str, bytes]:
+        one = bytearray(data[name])
+        one[1000 * 210 : 1004 * 210] = one[4 * 210 : 8 * 210]
+        return data | {name: bytes(one)}
+
+    path = rebuilt(made(), tmp_path / "x.gguf", tensors=change, values=anonymous)
+    [failed] = [t for t in proof.verify(path, example).tensors if t.verdict.grade == "FAIL"]
+    assert rows == 2048
+    assert failed.name == name
+    assert re.search(r"around row (99|100)\d,", failed.verdict.why)
+
+
 def fine_tuned(model: Path, by: float) -> Path:
     """Another model of the same shapes: every weight a little further."""
     file = model / "model.safetensors"
@@ -409,18 +431,15 @@ def test_what_verify_cannot_see(
 
 def test_a_key_that_was_edited(made: Made, example: Path, tmp_path: Path) -> None:
     """Edited in good order (the header's checksum is right): named as a warning. Damaged: fails."""
-    key = "general.architecture"
-    assert key in head_of(made()).values
-    path = rebuilt(
-        made(),
-        tmp_path / "x.gguf",
-        values=lambda v: v | {"tokenizer.chat_template": text("{{ other }}")},
-    )
+    key = "qwen35moe.context_length"
+    longer = u32(head_of(made()).values[key].data * 2)
+    more = {"tokenizer.chat_template": text("{{ other }}"), key: longer}
+    path = rebuilt(made(), tmp_path / "x.gguf", values=lambda v: v | more)
     report = proof.verify(path, example)
     assert report.grade == "FAIL"
     report = proof.verify(sealed(path), example)
     assert report.grade == "WARN"
-    assert any("tokenizer.chat_template" in w for w in report.warnings)
+    assert [w.split(":")[0] for w in report.warnings] == [f"key {k}" for k in (key, *more)[:2]]
     assert proof.verify_sums(path).grade == "GOOD"
 
 
