@@ -14,6 +14,7 @@ from .reading import Part
 
 PADDING = "ggufmix.padding"
 _FINGERPRINTS = "ggufmix.source.fingerprints"
+_REVISIONS = "ggufmix.source.revisions"
 _PLACES = ("ggufmix.source.", PADDING, "split.", checksums.TENSORS, checksums.HEADER)
 """Beginnings of keys that do not follow from a plan, or are looked at in another way."""
 
@@ -54,6 +55,8 @@ def differences(parts: Sequence[Part], planned: Plan) -> tuple[list[str], list[s
         ]
     if _other_source(values, planned):
         warnings.append("it was made from other files than SRC has: their headers are others")
+    elif _other_place(values, planned):
+        pass  # the header says where the source lay: its bytes are others, its keys were compared
     elif not problems and not warnings and len(parts) == 1 and PADDING not in values:
         stated = values.get(checksums.TENSORS)
         if stated is not None and planned.sealed(stated.data) != parts[0].raw:
@@ -88,6 +91,14 @@ def _other_source(values: Mapping[str, Value], planned: Plan) -> bool:
     """Whether a file records other files than the source has now."""
     stated, found = values.get(_FINGERPRINTS), planned.values.get(_FINGERPRINTS)
     return stated is not None and found is not None and not _same(stated, found)
+
+
+def _other_place(values: Mapping[str, Value], planned: Plan) -> bool:
+    """Whether a file was made from the same source at another place, or of another revision."""
+    stated, found = values.get(_REVISIONS), planned.values.get(_REVISIONS)
+    if stated is None or found is None:
+        return stated is not found
+    return not _same(stated, found)
 
 
 def _same(a: Value, b: Value) -> bool:

@@ -24,6 +24,7 @@ from remote.serving import Asked, Server, serving
 from safetensors import safe_open
 
 import ggufmix
+from ggufmix import proof
 from ggufmix.errors import SourceError, UsageError
 from ggufmix.inspection import inspect
 from ggufmix.pipeline import plan
@@ -448,3 +449,12 @@ def test_ctrl_c_in_an_outage(server: Server, tmp_path: Path, fault: str) -> None
     assert time.monotonic() - began < 10
     assert "KeyboardInterrupt" in said
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_verify_at_both_places(server: Server, example: Path, tmp_path: Path) -> None:
+    """What was made from an address is good beside it, and beside the download."""
+    out = tmp_path / "out.gguf"
+    ggufmix.convert(server.url, out)
+    for src in (server.url, example):
+        found = proof.verify(out, src)
+        assert (found.grade, found.problems) == ("GOOD", ())
