@@ -199,9 +199,16 @@ def test_index_and_shards(tmp_path: Path) -> None:
 
 def test_values_lie_where_their_dtype_needs_them(tmp_path: Path) -> None:
     """A file in which a BF16 value begins at an odd byte cannot be mapped: sorted by size."""
-    out = tmp_path / "out"
-    convert(dense(tmp_path / "src"), out)
-    raw = (out / "model.safetensors").read_bytes()
+    rng = np.random.default_rng(0)
+    at = "model.layers.0.mlp."
+    arrays: dict[str, np.ndarray] = {}
+    for i, part in enumerate(("gate", "up", "down")):  # 15 bytes each, in front of wider values
+        values = rng.standard_normal((3, 5)).astype(np.float32)
+        arrays[f"{at}{part}_proj.weight"] = values
+        arrays[f"norm{i}.weight"] = values[0].astype(ml_dtypes.bfloat16)
+        arrays[f"scale{i}"] = values[0]
+    convert(folder(tmp_path / "src", {}, arrays), tmp_path / "out")
+    raw = (tmp_path / "out" / "model.safetensors").read_bytes()
     n = int.from_bytes(raw[:8], "little")
     assert n % 8 == 0
     widths = {"F32": 4, "BF16": 2, "F8_E4M3": 1}
