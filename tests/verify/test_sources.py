@@ -19,6 +19,7 @@ import pytest
 from checkpoints import CASES, write
 from imatrix import made
 from packed_models import PACKINGS
+from packed_models import write as write_packed
 from safetensors.numpy import load_file, save_file
 from sources import build
 from tokenizer import ranks
@@ -312,3 +313,43 @@ def test_every_family(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert (report.grade, report.problems, report.warnings) == ("GOOD", (), ())
         assert all(t.same_bytes for t in report.tensors)
         assert "every byte" in report.compared[0]
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-mxfp4", "nvfp4", "nvfp4-modelopt", "gptq", "awq"])
+def test_every_packing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes and scales that a type holds as they are, outer scales of NVFP4 among them, are
+    counted; of a block that differs, so is what differs, and its error is that of one code.
+    """
+    from ggufmix import placing, tokenizer
+
+    nothing = tokenizer.Tokenizer({}, [])
+    monkeypatch.setattr(placing.tokenizer, "load", lambda *_, **__: nothing)
+    config, arrays, _ = PACKINGS[name].checkpoint()
+    folder = write_packed(tmp_path / "model", config, arrays)
+    out = tmp_path / "x.gguf"
+    ggufmix.convert(folder, out, "q4_x-lossless")
+    report = proof.verify(out, folder)
+    assert report.grade == "GOOD"
+    packed = [t for t in report.tensors if t.parts is not None]
+    assert packed
+    for t in packed:
+        assert t.parts is not None
+        assert t.measures.ee == 0
+        assert t.parts.groups == t.parts.same_groups == t.parts.same_scales
+        assert t.parts.codes == t.parts.same_codes == t.measures.count
+    victim = packed[0]
+
+    def change(data: dict[str, bytes]) -> dict[str, bytes]:
+        one = bytearray(data[victim.name])
+        one[victim.kind.bytes - 1] ^= 1
+        return data | {victim.name: bytes(one)}
+
+    bad = rebuilt(out, tmp_path / "bad.gguf", tensors=change, values=anonymous)
+    report = proof.verify(bad, folder)
+    [found] = [t for t in report.tensors if t.verdict.grade != "GOOD"]
+    assert found.name == victim.name
+    assert found.parts is not None
+    assert found.parts.groups - found.parts.same_groups == 1
+    assert found.parts.codes - found.parts.same_codes == 1
+    assert found.parts.same_scales == found.parts.groups
+    assert 0 < found.measures.rrmse < 0.05
