@@ -2,7 +2,6 @@
 
 # SPDX-License-Identifier: MIT
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from .said import note, say, shown
 from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
 if TYPE_CHECKING:
+    from ..clustering import Cluster
     from ..pipeline import Options, Result
 
 
@@ -63,6 +63,13 @@ def convert(
             "--keep-split", help="Of a GGUF file in parts: as many parts, with the same tensors."
         ),
     ] = False,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="threads|dask", help="Who makes the tensors.")
+    ] = "threads",
+    scheduler: Annotated[
+        str | None,
+        typer.Option("--scheduler", metavar="tcp://HOST:8786", help="Of a Dask cluster."),
+    ] = None,
     options: "Options",
 ) -> None:
     """Write a checkpoint as a quantized GGUF file."""
@@ -88,6 +95,7 @@ def convert(
             keep_split=keep_split,
             progress=bar.step,
             planned=say,
+            engine=_cluster(engine, scheduler),
         )
     if result.resumed:
         note(f"{result.resumed} of {len(result.plan.tensors)} tensors were there already")
@@ -110,26 +118,27 @@ def convert(
         judge(result)
 
 
+def _cluster(engine: str, scheduler: str | None) -> "Cluster | None":
+    if engine not in {"threads", "dask"}:
+        raise UsageError(f"--engine: expected threads or dask, got {engine!r}")
+    if (engine == "dask") != (scheduler is not None):
+        raise UsageError("--engine dask and --scheduler tcp://HOST:8786 belong together")
+    if scheduler is None:
+        return None
+    from .. import clustering
+
+    return clustering.on(scheduler)
+
+
 def judge(result: "Result") -> None:
-    """Print what was measured, by type, and end with 1 where a tensor failed."""
+    """Print what was measured, and end with 1 where a tensor failed."""
     from .. import report, verifying
+    from ..verifying import drawing
 
     found = verifying.of_plan(result.plan, result.measured)
-    heads = ("type", "tensors", "relative RMSE", "worst", "cosine", "largest error")
-    rows = [
-        [
-            name,
-            str(kind["tensors"]),
-            *(
-                "not finite" if kind[key] is None else f"{kind[key]:.6g}"
-                for key in ("rrmse", "worst_rrmse", "cosine", "max_abs_error")
-            ),
-        ]
-        for name, kind in found.by_type().items()
-    ]
-    report.console().print("", report.table(heads, rows, right=heads[1:]))
-    for sentence in verifying.sentences(found.tensors):
-        print(shown(sentence), file=sys.stderr)
-    print(", ".join(f"{n} {grade}" for grade, n in found.counts.items()))
+    report.console().print("", drawing.picture(found), "")
+    for line in drawing.lines(found, every=True):
+        print(shown(line))
+    print(drawing.closing(found, "measured while it was written"))
     if found.grade == "FAIL":
         raise typer.Exit(1)

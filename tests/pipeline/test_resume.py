@@ -154,24 +154,28 @@ def counting(*args):
     put(*args)
     n += 1
     if n == 60:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 places.put = counting
+number = int(sys.argv.pop())
 sys.argv = ["ggufmix", "convert", *sys.argv[1:], "--threads", "1"]
 from ggufmix.cli import main
 main()
 """
 
 
-def test_ctrl_c_says_how_to_go_on(example: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_how_to_go_on(example: Path, tmp_path: Path, number: signal.Signals) -> None:
     """A stopped command names what it left and the option that continues it; the option does."""
+    ggufmix.convert(example, tmp_path / "whole.gguf")
     out = tmp_path / "x.gguf"
-    command = [sys.executable, "-c", STOPPED, str(example), "-o", str(out)]
+    command = [sys.executable, "-c", STOPPED, str(example), "-o", str(out), str(int(number))]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 128 + signal.SIGINT
+    assert run.returncode == 128 + number
     assert f"{out} is unfinished: the same command with --resume continues it" in run.stderr
     assert "Traceback" not in run.stderr
     command = [sys.executable, "-m", "ggufmix", "convert", str(example), "-o", str(out), "--resume"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert "tensors were there already" in run.stderr
-    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
+    assert out.read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.gguf", "x.gguf"]

@@ -1,6 +1,6 @@
 """Kill runs many times, resume them, and compare what comes out: prints one JSON object.
 
-    python kills.py random FOLDER MODEL N   `ggufmix convert` by SIGKILL at random moments, N times
+    python kills.py random FOLDER MODEL N   `ggufmix convert` by SIGKILL at N random moments
     python kills.py every  FOLDER           a small plan, at every call that changes the disk
 
 A process of its own: it imports everything once and forks for each run, so that a run is all work
@@ -12,6 +12,7 @@ and no import.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,6 +103,8 @@ def begun(work: Work, out: Path, *, dies_at: int = 0, slow: float = 0) -> int:
             setattr(os, name, counted(getattr(os, name), name))
         keeping._sync = os.fdatasync
         status = work(out)
+    except BaseException:
+        traceback.print_exc(file=sys.__stderr__)
     finally:
         os._exit(status)
 
@@ -117,8 +121,8 @@ def main() -> None:
     """Print what happened: kills, tensors that were resumed after each, and what differed."""
     how, folder, *more = sys.argv[1:]
     work = converts(more[0]) if how == "random" else writes
-    rounds = int(more[1]) if how == "random" else 1000
-    base, rng = Path(folder), random.Random(rounds)
+    enough = int(more[1]) if how == "random" else 1000
+    base, rng = Path(folder), random.Random(enough)
 
     def files(at: Path) -> dict[str, bytes]:
         return {p.name: p.read_bytes() for p in at.parent.iterdir()}
@@ -133,7 +137,9 @@ def main() -> None:
     lasts = time.monotonic() - begin
     want = files(whole)
     resumed, wrong, kills = [], [], 0
-    for i in range(1, rounds + 1):
+    for i in itertools.count(1):
+        if kills >= enough:
+            break
         out = fresh(str(i))
         if how == "every":
             if ended(begun(work, out, dies_at=i)) != KILLED:
