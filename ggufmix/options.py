@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -70,6 +70,27 @@ class Options:
     config: str | os.PathLike[str] | None = None
     arch: str | None = None
     allow_requantize: bool = False
+
+    @property
+    def scans(self) -> bool:
+        """The data are read once before anything is decided, whatever they are."""
+        return self.scan or self.on_outlier == "bf16"
+
+    def absolute(self) -> Options:
+        """The same with whole paths, for a process that stands elsewhere."""
+
+        def whole(path: str | os.PathLike[str]) -> str:
+            return os.path.abspath(path)
+
+        return replace(
+            self,
+            recipe=whole(self.recipe) if self.recipe.lower().endswith(".toml") else self.recipe,
+            imatrix=tuple(map(whole, self.imatrix)),
+            tensor_type_files=tuple(map(whole, self.tensor_type_files)),
+            thireus=tuple(map(whole, self.thireus)),
+            like=whole(self.like) if self.like is not None else None,
+            config=whole(self.config) if self.config is not None else None,
+        )
 
 
 def recorded(options: Options) -> list[str]:

@@ -8,38 +8,24 @@ checkpoint -> Tensors -> model family -> GGUF tensors + metadata -> rules -> Pla
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import gguf
-
-from . import (
-    checksums,
-    fingerprints,
-    imatrix,
-    placing,
-    planning,
-    rules,
-    scanning,
-    sources,
-    splitting,
-    writing,
-)
-from .codecs import Encoder
-from .container import Value, array, text, texts, u32
-from .errors import FormatError, SourceError, UsageError
+from . import fingerprints, scanning, splitting, writing
+from .errors import UsageError, WriteError
 from .measures import Measures
-from .options import Options, recorded
+from .options import Options
 from .placing import Placement
 from .planning import Plan
-from .wishes import Wishes, gather, settle
-from .writing.encoding import Counts, scannings
+from .preparing import check_readable, prepared
+from .writing.encoding import Counts
 
-__all__ = ["Options", "Result", "convert", "of_int4", "plan", "prepared", "unfinished"]
+__all__ = ["Options", "Result", "Work", "convert", "of_int4", "plan", "unfinished", "worked"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +97,7 @@ def convert(
     keep_split: bool = False,
     progress: writing.Progress | None = None,
     planned: Callable[[Plan], None] | None = None,
+    engine: Callable[[Work], writing.Elsewhere[Counts]] | None = None,
 ) -> Result:
     """Write a checkpoint, or a GGUF file, as one GGUF file or as parts of one.
 
@@ -125,6 +112,7 @@ def convert(
     keep_split  of a GGUF source in parts: as many parts, with the same tensors
     progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plan before the first byte is written
+    engine     makes the tensors elsewhere, such as `clustering.on("tcp://host:8786")`
     Other arguments and errors: as `plan`; and WriteError, also where the source, the imatrix or the
     recipe is not what the unfinished run had.
     """
@@ -133,13 +121,14 @@ def convert(
     if not (resume and writing.left(path)) and split is None and not keep_split:
         writing.check_place(path, overwrite=overwrite)  # before a scan of hours
     with prepared(src, options, threads, progress) as (made, model):
-        _check_readable(src, made, model)
-        homes = _homes(src, model) if keep_split else ()
-        parts = splitting.parts_of(made, path, limits=split, homes=homes, measuring=verify)
+        check_readable(src, made, model)
+        work = Work(str(src), str(path), options, split, keep_split, verify)
+        parts = _parts(work, made, model)
         for part in parts:
             _check_apart(part.path, model)
         if planned is not None:
             planned(made)
+        elsewhere = engine(work.told(made, parts)) if engine is not None else None
         written = writing.write(
             parts,
             threads=writing.thread_count(threads, model.least_threads),
@@ -149,6 +138,7 @@ def convert(
                 Counts, _bound(options, model, made, verify=verify), resume
             ),
             abandon=model.abandon,
+            elsewhere=elsewhere,
         )
         if written.resumed and options.on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
@@ -172,6 +162,64 @@ def unfinished(out: str | os.PathLike[str]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Work:
+    """A run, told so that another process can make the same parts of it. Arguments as `convert`.
+
+    forced  name, encoder and reason of each tensor where a scan has decided, which is not repeated
+    digest  SHA-256 of the headers, which say all but the data
+    """
+
+    src: str
+    out: str
+    options: Options
+    split: splitting.Limits | None
+    keep_split: bool
+    verify: bool
+    forced: tuple[tuple[str, str, str], ...] = ()
+    digest: str = ""
+
+    def told(self, made: Plan, parts: Sequence[writing.Part[Counts]]) -> Work:
+        """The same for elsewhere: with whole paths, and with what was found out."""
+        scanned = self.options.scans or self.options.on_inexact == "f32"
+        forced = [(t.name, t.encoder.name, t.reason) for t in made.tensors if scanned]
+        return replace(
+            self,
+            src=self.src if "://" in self.src else os.path.abspath(self.src),
+            out=os.path.abspath(self.out),
+            options=self.options.absolute(),
+            forced=tuple(forced),
+            digest=_digest(parts),
+        )
+
+
+@contextmanager
+def worked(work: Work) -> Iterator[Sequence[writing.Part[Counts]]]:
+    """The parts of a run that was begun elsewhere, open as long as the block lasts.
+
+    Raises WriteError where they would be others here, and what `plan` raises.
+    """
+    with prepared(work.src, work.options, forced=work.forced) as (made, model):
+        parts = _parts(work, made, model)
+        if _digest(parts) != work.digest:
+            raise WriteError(
+                f"{work.out}: on another machine the same plan came out otherwise",
+                hint="they need the same ggufmix, and the same source under the same path",
+            )
+        yield parts
+
+
+def _parts(work: Work, made: Plan, model: Placement) -> list[writing.Part[Counts]]:
+    homes = _homes(work.src, model) if work.keep_split else ()
+    return splitting.parts_of(
+        made, Path(work.out), limits=work.split, homes=homes, measuring=work.verify
+    )
+
+
+def _digest(parts: Sequence[writing.Part[Counts]]) -> str:
+    return hashlib.sha256(b"".join(part.header for part in parts)).hexdigest()
+
+
 def _homes(src: str | os.PathLike[str], model: Placement) -> list[str]:
     """Names of the parts of a GGUF source."""
     names = [file.name for file in model.files]
@@ -187,122 +235,6 @@ def of_int4(result: Result) -> Iterator[str]:
         yield f"{name}: {n} groups got the nearest float16 of their scale"
 
 
-@contextmanager
-def prepared(
-    src: str | os.PathLike[str],
-    options: Options,
-    threads: int | None = None,
-    progress: writing.Progress | None = None,
-) -> Iterator[tuple[Plan, Placement]]:
-    """The plan for a checkpoint and what it was made from, open as long as the block lasts.
-    Arguments and errors: as `plan`.
-    """
-    choices, wishes = _choices(options)
-    importance = imatrix.read(options.imatrix) if options.imatrix else None
-    with placing.opened(
-        src,
-        config=Path(options.config) if options.config is not None else None,
-        arch=options.arch,
-        mtp=options.mtp,
-        pre=options.tokenizer_pre,
-        model_name=options.model_name,
-        on_inexact=options.on_inexact,
-    ) as model:
-        values = dict(model.values)
-        values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
-        values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
-        values |= model.words
-        values |= importance.keys() if importance is not None else {}
-        values |= _provenance(options, choices, model.files)
-        ordered = planning.in_order(model.tensors)
-        facts = _facts(model, imatrix=importance is not None)
-        own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
-        settled = settle(wishes, ordered, facts, own_file)
-        choices = replace(choices, overrides=settled.overrides)
-
-        def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
-            decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
-            again = options.allow_requantize or bool(model.packed)  # there is nothing better
-            widen = options.mirror != "llama.cpp"
-            carried = rules.carry(ordered, decisions, again=again, widen=widen)
-            laid_out = planning.lay_out(
-                (
-                    (p, d.encoder, d.reason, d.asked)
-                    for p, d in zip(carried.placed, carried.decisions, strict=True)
-                ),
-                planning.alignment_of(values),
-            )
-            weighed = imatrix.assign(laid_out, importance, exact=options.mirror == "llama.cpp")
-            return Plan(
-                recipe=choices.recipe.name,
-                architecture=model.arch,
-                values=values | checksums.reserved(len(weighed.tensors)),
-                tensors=weighed.tensors,
-                notes=(
-                    *model.notes,
-                    *settled.notes,
-                    *carried.notes,
-                    *weighed.notes,
-                    *rules.remarks(weighed.tensors, options.target),
-                ),
-                warnings=(*model.warnings, *settled.warnings, *weighed.warnings),
-                imatrix=weighed.report,
-                sources={file.name: file.size for file in model.files},
-                uses=tuple(asdict(use) for use in settled.uses),
-                whole=model.whole,
-            )
-
-        made = decided({})
-        if options.scan or options.on_outlier == "bf16" or _asks_exact(options, model):
-            _check_readable(src, made, model)
-            jobs = scannings(made.tensors)
-            found = writing.run(
-                jobs,
-                threads=writing.thread_count(threads, model.least_threads),
-                progress=progress,
-                abandon=model.abandon,
-            )
-            kept = options.on_outlier == "error"
-            forced = scanning.forced(
-                found, outliers=not kept, inexact=options.on_inexact != "error"
-            )
-            made = decided(forced) if forced else made
-            made = replace(
-                made,
-                notes=(
-                    *made.notes,
-                    *scanning.lattice_notes({n: s.counts for n, s in found.items()}),
-                ),
-                warnings=(
-                    *made.warnings,
-                    *scanning.outlier_warnings(found, kept=kept),
-                    *scanning.inexact_warnings(model.packed),
-                ),
-            )
-        yield made, model
-
-
-def _facts(model: Placement, *, imatrix: bool) -> rules.Facts:
-    stated = rules.facts(model.arch, model.values, imatrix=imatrix)
-    if not model.shapes:
-        return stated
-    found = rules.facts_from_shapes(model.arch, model.tensors, imatrix=imatrix)
-    hybrid = any(p.role.startswith("SSM_") for p in model.tensors)
-    if found.heads or hybrid:
-        return found
-    return replace(found, heads=stated.heads, kv_heads=stated.kv_heads)
-
-
-def _check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -> None:
-    """Raise SourceError if there are no weights to read, FormatError as `_check_encoders`."""
-    if not model.readable:
-        raise SourceError(
-            f"{src}: plan takes it, convert cannot yet (nor --scan): they want a checkpoint",
-            hint="give the folder of the safetensors checkpoint it was made from",
-        )
-    _check_encoders(plan)
-
-
 def _check_apart(out: Path, model: Placement) -> None:
     """Raise UsageError if the output is a file of the source."""
     for file in model.files:
@@ -310,54 +242,6 @@ def _check_apart(out: Path, model: Placement) -> None:
             raise UsageError(
                 f"{out}: expected another file than the source", hint="give another name with -o"
             )
-
-
-def _check_encoders(plan: Plan) -> None:
-    """Raise FormatError if the plan names a type that is known but cannot be written."""
-    for tensor in plan.tensors:
-        kind = tensor.encoder.format
-        if not kind.encodes and not tensor.copied:
-            reader = "ik_llama.cpp alone reads it" if rules.is_foreign(kind) else "no encoder yet"
-            raise FormatError(
-                f"{tensor.name}: {kind} cannot be written ({reader}): {tensor.reason}",
-                hint="`ggufmix formats` lists the types that can be encoded; `plan` takes them all",
-            )
-
-
-def _choices(options: Options) -> tuple[rules.Choices, Wishes]:
-    wishes = gather(
-        set_roles=options.set_roles,
-        tensor_types=options.tensor_types,
-        custom_q=options.custom_q,
-        tensor_type_files=[Path(p) for p in options.tensor_type_files],
-        thireus=[Path(p) for p in options.thireus],
-        like=Path(options.like) if options.like is not None else None,
-    )
-    choices = rules.Choices(
-        recipe=rules.recipe(options.recipe),
-        gates=options.gates,
-        mirror=options.mirror,
-        fallback=options.fallback,
-        edges=tuple(rules.edge(e) for e in options.edges),
-    )
-    return choices, wishes
-
-
-def _provenance(
-    options: Options, choices: rules.Choices, files: Sequence[sources.SourceFile]
-) -> dict[str, Value]:
-    """Where the file comes from, for whoever holds it: no paths, no times."""
-    made = {
-        "ggufmix.version": text(version("ggufmix")),
-        "ggufmix.recipe": text(choices.recipe.name),
-        "ggufmix.options": texts(recorded(options)),
-        "ggufmix.source.files": texts([f.name for f in files]),
-        "ggufmix.source.sizes": array(gguf.GGUFValueType.UINT64, [f.size for f in files]),
-        "ggufmix.source.fingerprints": texts([f.fingerprint for f in files]),
-    }
-    if any(f.revision for f in files):
-        made["ggufmix.source.revisions"] = texts([f.revision or "" for f in files])
-    return made
 
 
 def _bound(options: Options, model: Placement, made: Plan, *, verify: bool) -> dict[str, str]:
@@ -368,7 +252,3 @@ def _bound(options: Options, model: Placement, made: Plan, *, verify: bool) -> d
         "imatrix": fingerprints.of_contents(options.imatrix),
         "recipe": fingerprints.of_words(f"{t.name}={t.encoder.name}" for t in made.tensors),
     } | ({"use of --verify": "yes"} if verify else {})
-
-
-def _asks_exact(options: Options, model: Placement) -> bool:
-    return options.on_inexact == "f32" and bool(model.packed)

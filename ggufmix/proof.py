@@ -18,8 +18,9 @@ from . import rules, sources, writing
 from .codecs import ENCODERS
 from .container import Value
 from .errors import GgufmixError, TokenizerError, UsageError
-from .pipeline import Options, prepared
+from .options import Options
 from .planning import Plan, Planned
+from .preparing import prepared
 from .verifying import Report, Tested, headers, reading
 from .verifying.comparing import Comparison, expected_as, holds_as_it_is
 from .verifying.deciding import Told, tested

@@ -48,13 +48,16 @@ MAY_IMPORT = {
     "splitting": NOUNS | {"sources", "writing"},
     "options": {"rules", "sources"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
+    "preparing": NOUNS
+    | {"imatrix", "options", "placing", "rules", "scanning", "sources", "wishes", "writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "imatrix", "options", "outline", "placing", "rules", "scanning", "sources"}
-    | {"splitting", "wishes", "writing"},
-    "proof": NOUNS | {"pipeline", "rules", "sources", "verifying", "writing"},
+    | {"fingerprints", "options", "placing", "preparing", "scanning", "splitting", "writing"},
+    "clustering": {"errors", "pipeline", "writing"},
+    "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {
         "calibrating",
+        "clustering",
         "codecs",
         "errors",
         "evaluating",

@@ -19,7 +19,7 @@ from ..errors import GgufmixError
 from . import (
     calibrate,
     convert,
-    eval,
+    evaluate,
     fp8,
     imatrix,
     looking,
@@ -55,7 +55,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
-app.command(name="eval")(eval.evaluate)
+app.command(name="eval")(evaluate.evaluate)
 app.command()(meta.meta)
 app.add_typer(recipes.app, name="recipes")
 

@@ -28,10 +28,12 @@ it does is its own affair; this package knows threads, disks and order:
 from .jobs import Extent, Found, Job, Made, Part, Piece, Sums, Written
 from .keeping import Resumable, left
 from .places import check_place
-from .running import Progress, run, thread_count
+from .running import Elsewhere, Ended, Progress, run, thread_count
 from .whole import write
 
 __all__ = [
+    "Elsewhere",
+    "Ended",
     "Extent",
     "Found",
     "Job",

@@ -12,7 +12,7 @@ from typing import Generic
 
 from ..errors import UsageError
 from .hashing import Hasher
-from .jobs import F, Job, Made, Piece, Weighing
+from .jobs import F, Job, Made, Part, Piece, Weighing
 
 UNDER_WAY_BYTES = 192 << 20
 """Of bands that are made but not yet handed in, unless one alone has more."""
@@ -20,6 +20,17 @@ UNDER_WAY_BYTES = 192 << 20
 Progress = Callable[[str, int, int], None]
 """Called after each band with the job's name, the source bytes done and those there are in all; in
 order, from several threads, one at a time.
+"""
+
+
+Ended = Callable[[Job[F], F, tuple[int, ...]], None]
+"""Called with a job whose data are where they belong, what was found, and the checksums of its
+extents.
+"""
+
+Elsewhere = Callable[[Part[F], Sequence[Job[F]], Ended[F], Progress], None]
+"""Makes jobs of a part, in any order and wherever it likes; `ended` when the data of one are on
+disk.
 """
 
 
@@ -54,7 +65,7 @@ def thread_count(asked: int | None, least: int = 1) -> int:
 def run(
     jobs: Sequence[Job[F]],
     put: Callable[[Job[F], Piece], None] | None = None,
-    ended: Callable[[Job[F], F, tuple[int, ...]], None] | None = None,
+    ended: Ended[F] | None = None,
     *,
     threads: int,
     progress: Progress | None = None,
@@ -79,7 +90,7 @@ class _Run(Generic[F]):
         self,
         jobs: Sequence[Job[F]],
         put: Callable[[Job[F], Piece], None] | None,
-        ended: Callable[[Job[F], F, tuple[int, ...]], None] | None,
+        ended: Ended[F] | None,
         threads: int,
         progress: Progress | None,
         abandon: Callable[[], None] | None,

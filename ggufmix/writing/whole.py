@@ -18,7 +18,7 @@ from ..errors import FormatError, WriteError
 from . import checking, keeping, places
 from .jobs import F, Job, Part, Piece, Written
 from .keeping import Keeper, Resumable, State
-from .running import Progress, run
+from .running import Elsewhere, Progress, run
 
 LINE_BYTES = 512
 """Of the journal, for a job, when room is looked for."""
@@ -32,18 +32,21 @@ def write(
     progress: Progress | None = None,
     resumable: Resumable[F] | None = None,
     abandon: Callable[[], None] | None = None,
+    elsewhere: Elsewhere[F] | None = None,
 ) -> Written[F]:
     """Write every part, then rename them into place.
 
     parts      all in one folder
     resumable  the run keeps a journal and can be continued; None: it cannot
     abandon    called when the run is interrupted, so that nobody waits for a source any longer
+    elsewhere  makes the jobs in place of threads of this process
     Returns what was found. Raises WriteError where an output exists, the disk has too little room
     or refuses, or what is to be continued is bound to something else; and any error of the jobs.
     Nothing that looks finished is left behind. Where a journal says that jobs are done, unfinished
     files are left, unless the error is one of a value, which comes again; else nothing is.
     """
-    return _Writing(parts, threads, progress, resumable, abandon).written(overwrite=overwrite)
+    writing = _Writing(parts, threads, progress, resumable, abandon, elsewhere)
+    return writing.written(overwrite=overwrite)
 
 
 class _Writing(Generic[F]):
@@ -56,8 +59,9 @@ class _Writing(Generic[F]):
         progress: Progress | None,
         resumable: Resumable[F] | None,
         abandon: Callable[[], None] | None,
+        elsewhere: Elsewhere[F] | None,
     ) -> None:
-        self.abandon = abandon
+        self.abandon, self.elsewhere = abandon, elsewhere
         self.parts, self.threads, self.progress, self.resumable = (
             parts,
             threads,
@@ -154,7 +158,10 @@ class _Writing(Generic[F]):
             if self.progress is not None:
                 self.progress(name, self.done + done, self.total)
 
-        run(jobs, put, ended, threads=self.threads, progress=progress, abandon=self.abandon)
+        if self.elsewhere is not None:
+            self.elsewhere(part, jobs, ended, progress)
+        else:
+            run(jobs, put, ended, threads=self.threads, progress=progress, abandon=self.abandon)
         self.done += sum(job.source_bytes for job in jobs)
         if part is not self.parts[-1]:
             if self.keeper is not None:

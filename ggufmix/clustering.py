@@ -1,0 +1,157 @@
+"""Many machines: the tensors of a plan, each made by some worker of a Dask cluster.
+
+A plan fixes every offset, so tensors are independent. This process makes the files, holds their
+lock and alone keeps the journal; a worker opens the same source and the same unfinished file under
+the same paths, plans again, is held to the plan by its digest, writes what it is asked for, syncs
+it, and returns checksums and what it found. A worker that is lost has written right bytes in right
+places, or none: its tensor is made again elsewhere. The bytes are those of a run on one machine.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import pipeline
+from .errors import UsageError, WriteError
+from .pipeline import Work
+from .writing import Elsewhere, Ended, Job, Part, Progress, run
+from .writing.encoding import Counts
+from .writing.places import put, unfinished
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ATTEMPTS = 3
+"""How often a tensor is tried when a worker's disk or network fails."""
+FIRST_WORKER_SECONDS = 60.0
+"""How long to wait for a cluster that has no worker yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a worker has to say of a tensor that is on disk."""
+
+    found: Counts
+    sums: tuple[int, ...]
+
+
+Cluster = Callable[[Work], Elsewhere[Counts]]
+
+
+def on(scheduler: str) -> Cluster:
+    """Make jobs on the cluster at an address such as "tcp://host:8786".
+
+    Raises UsageError where dask is not installed or nobody answers.
+    """
+    try:
+        from distributed import Client
+    except ModuleNotFoundError as missing:
+        raise UsageError(
+            "dask is not installed here", hint="pip install 'ggufmix[dask]'"
+        ) from missing
+    try:
+        client = Client(scheduler, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(f"{scheduler}: no Dask scheduler answers: {error}") from error
+    return lambda work: (
+        lambda part, jobs, ended, progress: _spread(client, work, part, jobs, ended, progress)
+    )
+
+
+def _spread(
+    client: Client,
+    work: Work,
+    part: Part[Counts],
+    jobs: Sequence[Job[Counts]],
+    ended: Ended[Counts],
+    progress: Progress,
+) -> None:
+    from distributed import KilledWorker, as_completed
+
+    try:
+        client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
+    except TimeoutError as error:
+        raise WriteError(
+            f"{part.path}: the cluster has had no worker for {FIRST_WORKER_SECONDS:.0f} s",
+            hint="start some, with the same ggufmix and the same paths",
+        ) from error
+    largest = sorted(jobs, key=lambda job: -job.source_bytes)  # the last to end should be small
+    futures = {
+        client.submit(make, work, part.path.name, job.name, pure=False, retries=ATTEMPTS - 1): job
+        for job in largest
+    }
+    total, done = sum(job.source_bytes for job in jobs), 0
+    try:
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                made = future.result()
+            except KilledWorker as error:
+                raise WriteError(
+                    f"{part.path}: {job.name}: the workers that made it died, one after another",
+                    hint="their memory may not be enough: fewer threads for each",
+                ) from error
+            except OSError as error:
+                raise WriteError(f"{part.path}: {job.name}: on a worker: {error}") from error
+            ended(job, made.found, made.sums)
+            done += job.source_bytes
+            progress(job.name, done, total)
+    finally:
+        client.cancel(list(futures))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A plan as this worker has made it. Its files close when the last that uses it is done."""
+
+    stack: ExitStack
+    jobs: Mapping[tuple[str, str], tuple[Part[Counts], Job[Counts]]]
+
+
+_PLANS = 2
+_lock = threading.Lock()
+_opened: dict[str, _Opened] = {}
+
+
+def make(work: Work, part: str, job: str) -> Done:
+    """On a worker: make one job of one part, and have it on disk.
+
+    Raises WriteError where this worker would write another file; errors of the job; OSError.
+    """
+    opened = _plan(work)
+    home, made = opened.jobs[part, job]
+    results: list[Done] = []
+    out = os.open(unfinished(home.path), os.O_RDWR | os.O_CLOEXEC)
+    try:
+        run(
+            [made],
+            lambda of, piece: put(out, piece.data, of.extents[piece.extent].offset + piece.at),
+            lambda _, found, sums: results.append(Done(found, sums)),
+            threads=1,
+        )
+        os.fsync(out)
+    finally:
+        os.close(out)
+    return results[0]
+
+
+def _plan(work: Work) -> _Opened:
+    with _lock:
+        key = repr(work)
+        found = _opened.pop(key, None)
+        if found is None:
+            with ExitStack() as stack:
+                parts = stack.enter_context(pipeline.worked(work))
+                jobs = {(p.path.name, job.name): (p, job) for p in parts for job in p.jobs}
+                found = _Opened(stack.pop_all(), jobs)
+        _opened[key] = found
+        while len(_opened) > _PLANS:
+            del _opened[next(iter(_opened))]
+        return found

@@ -1,0 +1,194 @@
+"""From what the user asks for to a plan: source, model, rules and importance meet here.
+
+`prepared` is the one way to a plan; it stays open as long as rows are read.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import gguf
+
+from . import checksums, imatrix, placing, planning, rules, scanning, sources, writing
+from .codecs import Encoder, encoder
+from .container import Value, array, text, texts, u32
+from .errors import FormatError, SourceError
+from .options import Options, recorded
+from .placing import Placement
+from .planning import Plan
+from .wishes import Wishes, gather, settle
+from .writing.encoding import scannings
+
+
+@contextmanager
+def prepared(
+    src: str | os.PathLike[str],
+    options: Options,
+    threads: int | None = None,
+    progress: writing.Progress | None = None,
+    forced: Sequence[tuple[str, str, str]] = (),
+) -> Iterator[tuple[Plan, Placement]]:
+    """The plan for a checkpoint and what it was made from, open as long as the block lasts.
+
+    forced  name, encoder and reason of tensors, as a scan has found them: there is no other then
+    Other arguments and errors: as `plan`.
+    """
+    choices, wishes = _choices(options)
+    importance = imatrix.read(options.imatrix) if options.imatrix else None
+    with placing.opened(
+        src,
+        config=Path(options.config) if options.config is not None else None,
+        arch=options.arch,
+        mtp=options.mtp,
+        pre=options.tokenizer_pre,
+        model_name=options.model_name,
+        on_inexact=options.on_inexact,
+    ) as model:
+        values = dict(model.values)
+        values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
+        values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
+        values |= model.words
+        values |= importance.keys() if importance is not None else {}
+        values |= _provenance(options, choices, model.files)
+        ordered = planning.in_order(model.tensors)
+        facts = _facts(model, imatrix=importance is not None)
+        own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
+        settled = settle(wishes, ordered, facts, own_file)
+        choices = replace(choices, overrides=settled.overrides)
+
+        def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
+            decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
+            again = options.allow_requantize or bool(model.packed)  # there is nothing better
+            widen = options.mirror != "llama.cpp"
+            carried = rules.carry(ordered, decisions, again=again, widen=widen)
+            laid_out = planning.lay_out(
+                (
+                    (p, d.encoder, d.reason, d.asked)
+                    for p, d in zip(carried.placed, carried.decisions, strict=True)
+                ),
+                planning.alignment_of(values),
+            )
+            weighed = imatrix.assign(laid_out, importance, exact=options.mirror == "llama.cpp")
+            return Plan(
+                recipe=choices.recipe.name,
+                architecture=model.arch,
+                values=values | checksums.reserved(len(weighed.tensors)),
+                tensors=weighed.tensors,
+                notes=(
+                    *model.notes,
+                    *settled.notes,
+                    *carried.notes,
+                    *weighed.notes,
+                    *rules.remarks(weighed.tensors, options.target),
+                ),
+                warnings=(*model.warnings, *settled.warnings, *weighed.warnings),
+                imatrix=weighed.report,
+                sources={file.name: file.size for file in model.files},
+                uses=tuple(asdict(use) for use in settled.uses),
+                whole=model.whole,
+            )
+
+        made = decided({name: (encoder(kind), reason) for name, kind, reason in forced})
+        if not forced and (options.scans or (options.on_inexact == "f32" and bool(model.packed))):
+            check_readable(src, made, model)
+            jobs = scannings(made.tensors)
+            found = writing.run(
+                jobs,
+                threads=writing.thread_count(threads, model.least_threads),
+                progress=progress,
+                abandon=model.abandon,
+            )
+            kept = options.on_outlier == "error"
+            beyond = scanning.forced(
+                found, outliers=not kept, inexact=options.on_inexact != "error"
+            )
+            made = decided(beyond) if beyond else made
+            made = replace(
+                made,
+                notes=(
+                    *made.notes,
+                    *scanning.lattice_notes({n: s.counts for n, s in found.items()}),
+                ),
+                warnings=(
+                    *made.warnings,
+                    *scanning.outlier_warnings(found, kept=kept),
+                    *scanning.inexact_warnings(model.packed),
+                ),
+            )
+        yield made, model
+
+
+def _facts(model: Placement, *, imatrix: bool) -> rules.Facts:
+    stated = rules.facts(model.arch, model.values, imatrix=imatrix)
+    if not model.shapes:
+        return stated
+    found = rules.facts_from_shapes(model.arch, model.tensors, imatrix=imatrix)
+    hybrid = any(p.role.startswith("SSM_") for p in model.tensors)
+    if found.heads or hybrid:
+        return found
+    return replace(found, heads=stated.heads, kv_heads=stated.kv_heads)
+
+
+def check_readable(src: str | os.PathLike[str], plan: Plan, model: Placement) -> None:
+    """Raise SourceError if there are no weights to read, FormatError as `_check_encoders`."""
+    if not model.readable:
+        raise SourceError(
+            f"{src}: plan takes it, convert cannot yet (nor --scan): they want a checkpoint",
+            hint="give the folder of the safetensors checkpoint it was made from",
+        )
+    _check_encoders(plan)
+
+
+def _check_encoders(plan: Plan) -> None:
+    """Raise FormatError if the plan names a type that is known but cannot be written."""
+    for tensor in plan.tensors:
+        kind = tensor.encoder.format
+        if not kind.encodes and not tensor.copied:
+            reader = "ik_llama.cpp alone reads it" if rules.is_foreign(kind) else "no encoder yet"
+            raise FormatError(
+                f"{tensor.name}: {kind} cannot be written ({reader}): {tensor.reason}",
+                hint="`ggufmix formats` lists the types that can be encoded; `plan` takes them all",
+            )
+
+
+def _choices(options: Options) -> tuple[rules.Choices, Wishes]:
+    wishes = gather(
+        set_roles=options.set_roles,
+        tensor_types=options.tensor_types,
+        custom_q=options.custom_q,
+        tensor_type_files=[Path(p) for p in options.tensor_type_files],
+        thireus=[Path(p) for p in options.thireus],
+        like=Path(options.like) if options.like is not None else None,
+    )
+    choices = rules.Choices(
+        recipe=rules.recipe(options.recipe),
+        gates=options.gates,
+        mirror=options.mirror,
+        fallback=options.fallback,
+        edges=tuple(rules.edge(e) for e in options.edges),
+    )
+    return choices, wishes
+
+
+def _provenance(
+    options: Options, choices: rules.Choices, files: Sequence[sources.SourceFile]
+) -> dict[str, Value]:
+    """Where the file comes from, for whoever holds it: no paths, no times."""
+    made = {
+        "ggufmix.version": text(version("ggufmix")),
+        "ggufmix.recipe": text(choices.recipe.name),
+        "ggufmix.options": texts(recorded(options)),
+        "ggufmix.source.files": texts([f.name for f in files]),
+        "ggufmix.source.sizes": array(gguf.GGUFValueType.UINT64, [f.size for f in files]),
+        "ggufmix.source.fingerprints": texts([f.fingerprint for f in files]),
+    }
+    if any(f.revision for f in files):
+        made["ggufmix.source.revisions"] = texts([f.revision or "" for f in files])
+    return made
