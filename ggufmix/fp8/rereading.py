@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import sources
 from ..errors import ModelError
@@ -21,31 +23,44 @@ from ..sources.packed.parts import numbers
 from ..writing import Made, Progress, run, thread_count
 from . import config, places
 from .choosing import Choice, not_converted
-from .coding import BLOCK, compare
+from .coding import BLOCK, compare, dequantize
 from .jobs import spans
 from .losses import Lost, measured
 from .naming import WEIGHT, Matrix, matrices
 from .reviewing import Review, Reviewed
 
+_VALUES = np.arange(128, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Of some rows: what FP8 cost them, or how many bytes are not those of the source."""
+    """Of some rows: what FP8 cost them, how many of their values are not where rounding puts them,
+    or how many bytes are not those of the source.
+    """
 
     lost: Lost
+    strayed: int = 0
     differing: int = 0
 
     def __add__(self, other: _Seen) -> _Seen:
-        return _Seen(self.lost + other.lost, self.differing + other.differing)
+        return _Seen(
+            self.lost + other.lost,
+            self.strayed + other.strayed,
+            self.differing + other.differing,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Measuring:
-    """An FP8 weight of the output beside the matrix that it was."""
+    """An FP8 weight of the output beside the matrix that it was.
+
+    each  look at each value too, as what was just written need not be
+    """
 
     name: str
     matrix: Matrix
     packed: PackedFp8
+    each: bool
     extents: tuple[()] = ()
 
     @property
@@ -66,9 +81,16 @@ class _Measuring:
         if _as_ours(packed):
             scales = numbers(packed.scale, start // BLOCK, -(-stop // BLOCK)).astype(np.float32)
             seen = compare(w, codes, scales)
-            return Made((), _Seen(Lost(seen.sums, seen.saturated, seen.flushed)))
+            lost = Lost(seen.sums, seen.saturated, seen.flushed)
+            if not self.each:
+                return Made((), _Seen(lost))
+            return Made(
+                (), _Seen(lost, _strayed(w, dequantize(codes, scales), codes, float(scales.max())))
+            )
         back = packed.rows(start, stop).astype(np.float32, copy=False)
-        return Made((), _Seen(measured(w, back, codes)))
+        values = np.maximum(_VALUES[codes & 0x7F], _VALUES[1])
+        scale = float(np.max(np.abs(back) / values, initial=0))
+        return Made((), _Seen(measured(w, back, codes), _strayed(w, back, codes, scale)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +115,24 @@ class _Comparing:
 
     def make(self, start: int, stop: int) -> Made[_Seen]:
         differ = self.here.raw(start, stop) != self.there.raw(start, stop)
-        return Made((), _Seen(Lost(), int(differ.sum())))
+        return Made((), _Seen(Lost(), differing=int(differ.sum())))
+
+
+def _strayed(
+    w: NDArray[Any], d: NDArray[np.float32], codes: NDArray[np.uint8], scale: float
+) -> int:
+    """Values that are further from their weights than rounding to E4M3 puts them: a sixteenth of
+    the weight, or half of the least value there is; with some room, for scales that were rounded
+    after the weights were divided. What saturates is not among them.
+
+    scale  the largest of them
+    """
+    x = w.astype(np.float32)
+    most = np.abs(x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        close = np.abs(d - x) <= most * np.float32(1 / 15) + np.float32(scale * 2.0**-9)
+    close |= (codes & 0x7F == 0x7E) & (most > np.abs(d))
+    return int(close.size - np.count_nonzero(close))
 
 
 def reread(
@@ -117,7 +156,7 @@ def reread(
         for packed in eight.values():
             by_file.setdefault(packed.weight.file, []).append(packed)
         jobs: list[Any] = [
-            _Measuring(packed.name, by_name[packed.name], packed)
+            _Measuring(packed.name, by_name[packed.name], packed, each=False)
             for of_file in by_file.values()
             for packed in (of_file if weights is None else _spread(of_file, samples))
         ]
@@ -180,7 +219,7 @@ def verify(
                 got, expected = list(packed.shape), list(matrix.tensor.shape)
                 problems.append(f"{name}: expected shape {expected} of the source, got {got}")
             else:
-                jobs.append(_Measuring(name, matrix, packed))
+                jobs.append(_Measuring(name, matrix, packed, each=True))
         copies = _copies(made, source, eight)
         gone = _gone(made, source, parts, eight)
         problems += [f"{name}: of the source, is not there" for name in gone]
@@ -194,15 +233,18 @@ def verify(
             for job in copies
             if job.name in seen and seen[job.name].differing
         ]
-        weights = tuple(
-            Reviewed(
-                job.name, job.packed.shape, seen[job.name].lost if job.name in seen else Lost()
-            )
-            for job in jobs
-        )
+        nothing = _Seen(Lost())
+        weights = tuple(_reviewed(job, seen.get(job.name, nothing)) for job in jobs)
         n_files = len(made.files)
     n = len(copies)
     return Review(None, n_files, weights, n, n, len(weights), tuple(problems))
+
+
+def _reviewed(job: _Measuring, seen: _Seen) -> Reviewed:
+    problem = None
+    if seen.strayed:
+        problem = f"{seen.strayed} values are further from the source than rounding puts them"
+    return Reviewed(job.name, job.packed.shape, seen.lost, problem)
 
 
 def _eight(shown: Presented) -> dict[str, PackedFp8]:

@@ -130,6 +130,24 @@ def test_a_fail_is_exit_1(src: Path, tmp_path: Path) -> None:
     assert "not verified" in done.stdout
 
 
+def test_verify(src: Path, tmp_path: Path) -> None:
+    """`verify` holds a folder against its source: 0 where it is sound, 1 where a bit is not."""
+    out = tmp_path / "out"
+    ggufmix("fp8", src, "-o", out)
+    done = ggufmix("verify", out, "--against", src)
+    assert "29 (29 GOOD, 0 WARN, 0 FAIL)" in done.stdout
+    assert json.loads(ggufmix("verify", out, "--against", src, "--json").stdout)["read_back"] == 29
+    shard = next(out.glob("*.safetensors"))
+    with shard.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)[0]
+        file.seek(-1, 2)
+        file.write(bytes([last ^ 0x40]))
+    done = ggufmix("verify", out, "--against", src, code=1)
+    assert "Do not deploy" in done.stdout
+    assert "--against SRC" in ggufmix("verify", out, code=2).stderr
+
+
 USAGE = {
     "no source": ((), "expected SRC, or --input-dir, got neither"),
     "two sources": (("{src}", "--input-dir", "{src}"), "got both"),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from fp8.models import DENSE, arrays_of, config_of, dense, folder, loaded, moe
@@ -103,6 +104,18 @@ def rewritten(at: Path, change: Callable[[dict[str, np.ndarray]], None]) -> None
             write_weights(path, arrays)
 
 
+def one_code(arrays: dict[str, np.ndarray]) -> None:
+    codes = arrays[WEIGHT].view(np.uint8)
+    row, column = np.argwhere(codes & 0x7F > 0x40)[7]
+    codes[row, column] ^= 0x08  # the lowest bit of its exponent
+
+
+def a_sign(arrays: dict[str, np.ndarray]) -> None:
+    codes = arrays[WEIGHT].view(np.uint8)
+    row, column = np.argwhere(codes & 0x7F > 0x40)[7]
+    codes[row, column] ^= 0x80
+
+
 def a_code(arrays: dict[str, np.ndarray]) -> None:
     arrays[WEIGHT].view(np.uint8)[5] ^= 0x40
 
@@ -119,11 +132,11 @@ def no_scale(arrays: dict[str, np.ndarray]) -> None:
     arrays[f"{WEIGHT}_scale_inv"][0] = 0
 
 
-@pytest.mark.parametrize("change", [a_code, a_nan, a_scale, no_scale])
+@pytest.mark.parametrize("change", [one_code, a_sign, a_code, a_nan, a_scale, no_scale])
 def test_damaged_weights(
     pair: tuple[Path, Path], damaged: Path, change: Callable[[Any], None]
 ) -> None:
-    """A code, a NaN, a scale: the tensor fails by name."""
+    """A bit of one code in a hundred thousand, a row, a NaN, a scale: the tensor fails by name."""
     rewritten(damaged, change)
     review = rereading.verify(damaged, pair[0])
     assert review.verdict == "FAIL"
@@ -169,6 +182,36 @@ def test_a_config_that_lies(pair: tuple[Path, Path], damaged: Path) -> None:
     )
     in_config(damaged, lambda config: config.pop("quantization_config"))
     assert any("nothing reads the scales" in p for p in rereading.verify(damaged, pair[0]).problems)
+
+
+@pytest.mark.parametrize("ending", ["_scale_inv", "_scale"])
+def test_folders_of_others(tmp_path: Path, ending: str) -> None:
+    """Scales that were rounded after the weights were divided, as the toolkit before did it, and
+    one scale for each row: sound all the same, as long as the values are where rounding puts them.
+    """
+    name = "model.layers.0.mlp.down_proj.weight"
+    w = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+    w[0] *= 1e-6
+    src = folder(tmp_path / "src", {}, {name: w})
+    convert(src, tmp_path / "out")
+    if ending == "_scale":
+        scale = (np.abs(w).max(1, keepdims=True) / 448).astype(np.float32)
+        divided, stored_scale = w / scale, scale
+    else:
+        blocks = np.abs(w).reshape(2, 128, 2, 128).max((1, 3)) / np.float32(448)
+        divided = w / blocks.repeat(128, 0).repeat(128, 1)
+        stored_scale = blocks.astype(ml_dtypes.bfloat16)
+    codes = np.clip(divided, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    path = tmp_path / "out" / "model.safetensors"
+    write_weights(path, {name: codes, name + ending: stored_scale})
+    review = rereading.verify(tmp_path / "out", src)
+    assert (review.verdict, review.weights[0].problem) == ("GOOD", None)
+    codes.view(np.uint8)[9, 9] ^= 0x10
+    write_weights(path, {name: codes, name + ending: stored_scale})
+    review = rereading.verify(tmp_path / "out", src)
+    assert review.weights[0].problem == (
+        "1 values are further from the source than rounding puts them"
+    )
 
 
 def test_files_that_are_missing(pair: tuple[Path, Path], damaged: Path) -> None:
