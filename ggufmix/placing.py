@@ -108,6 +108,9 @@ def opened(
             arch=model.arch,
             pre=pre,
         )
+        # of a remote source it is a temporary directory, which says nothing to anybody
+        remote = any(file.path is None for file in checkpoint.files)
+        told = checkpoint.where if remote else str(checkpoint.directory)
         warnings = list(words.warnings)
         values: dict[str, Value] = {"general.architecture": text(model.arch)}
         values |= general.general(
@@ -123,7 +126,7 @@ def opened(
             values,
             words.values,
             (*model.notes, *found.notes),
-            tuple(warnings),
+            tuple(w.replace(str(checkpoint.directory), told) for w in warnings),
             checkpoint.files,
             packed=found.packed,
             abandon=checkpoint.abandon,

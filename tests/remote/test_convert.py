@@ -98,7 +98,9 @@ def test_a_plan_reads_headers(server: Server, example: Path) -> None:
     """Whoever plans a model of a terabyte over a telephone reads its headers: of a file of weights
     its first 128 KiB and the 256 KiB of samples that its fingerprint has.
     """
-    assert plan(server.url).total_bytes > plan(example).total_bytes
+    made = plan(server.url)
+    assert made.total_bytes > plan(example).total_bytes
+    assert made.warnings[0].startswith(f"{server.url}/tokenizer.json: ")
     assert server.sent(".safetensors") <= (128 << 10) + 64 * 4096
     assert max(a.number for a in server.of(".safetensors")) == 0, "a range was asked for twice"
 
