@@ -21,7 +21,7 @@ from ..sources.storage import shown
 WEIGHTS = frozenset(
     (
         *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf"),
-        *(".npz", ".ot", ".tflite", ".mlmodel", ".nemo", ".part"),
+        *(".npz", ".ot", ".tflite", ".mlmodel", ".nemo", ".part", ".journal"),
     )
 )
 """Endings of files that hold weights, ours while they are written included."""

@@ -29,6 +29,8 @@ from .losses import Lost, measured
 from .naming import WEIGHT, Matrix, matrices
 from .reviewing import Review, Reviewed
 
+_ABOUT = {"transformers_version", "_name_or_path"}
+"""What a config says of whoever wrote it."""
 _VALUES = np.arange(128, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
 
@@ -323,9 +325,9 @@ def _config_problems(made: Checkpoint, source: Checkpoint, modules: set[str]) ->
             yield f"config.json: modules_to_not_convert names {name}, which does not exist"
     for name in sorted(set(map(str, listed)) & modules):
         yield f"config.json: modules_to_not_convert names {name}, which is FP8"
-    if config.plain(made.config) != config.plain(source.config):
-        before, after = config.plain(source.config), config.plain(made.config)
-        keys = sorted(k for k in {*before, *after} if before.get(k) != after.get(k))
+    before, after = config.plain(source.config), config.plain(made.config)
+    keys = sorted(k for k in {*before, *after} - _ABOUT if before.get(k) != after.get(k))
+    if keys:
         yield f"config.json: other values than in the source: {', '.join(keys)}"
 
 
@@ -341,6 +343,8 @@ def _side_problems(made: Checkpoint, source: Checkpoint) -> Iterator[str]:
     own = [f.name for f in source.files]
     for name in places.side_files(source.directory, own).copied:
         here, there = made.directory / name, source.directory / name
+        if name.endswith(".md") or name.startswith("LICENSE"):
+            continue  # a card of its own is no fault
         if not here.is_file():
             yield f"{name}: lies beside the source, but not here"
         elif here.stat().st_size != there.stat().st_size or here.read_bytes() != there.read_bytes():

@@ -172,6 +172,7 @@ def test_a_config_that_lies(pair: tuple[Path, Path], damaged: Path) -> None:
         listed.remove("mtp.fc")
         listed += ["mlp.gate", WEIGHT.removesuffix(".weight")]
         config["hidden_act"] = "relu"
+        config["transformers_version"] = "another"
 
     in_config(damaged, change)
     assert rereading.verify(damaged, pair[0]).problems == (
@@ -217,6 +218,7 @@ def test_folders_of_others(tmp_path: Path, ending: str) -> None:
 def test_files_that_are_missing(pair: tuple[Path, Path], damaged: Path) -> None:
     """Of the folder, and of the index: its size is what a download is checked with."""
     (damaged / "chat_template.jinja").unlink()
+    (damaged / "README.md").write_text("a card of its own")
     (damaged / "tokenizer.json").write_text("{}")
     index = json.loads((damaged / INDEX).read_text())
     index["metadata"]["total_size"] += 1
