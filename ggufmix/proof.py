@@ -188,18 +188,36 @@ def verify(
         )
         found, sums = _sums(jobs, threads, progress)
         tensors = tuple(tested(job, found[job.name], sums[job.name], told) for job in jobs)
+        retyped = _retyped(tensors, planned) if any(map(reading.seal_broken, parts)) else set()
         if told.stated is not None:
-            problems += reading.sum_problems(sums, told.stated)
-        problems += headers.damage(parts)
-        more, warnings = headers.differences(parts, planned) if told.exact else ([], [])
+            kept = {name: n for name, n in sums.items() if name not in retyped}
+            problems += reading.sum_problems(kept, told.stated)
+        problems += headers.damage(parts, seals=not retyped)
+        warnings = []
+        if retyped:
+            warnings.append(
+                f"quantized by another tool from a file of ggufmix: {len(retyped)} tensors are of "
+                "other types than that file had; its key-values are not compared"
+            )
+        elif told.exact:
+            more, warnings = headers.differences(parts, planned)
+            problems += more
         return Report(
             tensors,
-            (*problems, *more),
+            tuple(problems),
             tuple(warnings),
-            tuple(_compared(tensors, file, known, told, quick=quick)),
+            tuple(_compared(tensors, file, known, told, quick=quick, others=bool(retyped))),
             (_UNPROVEN,),
             n_all=len(file.tensors),
         )
+
+
+def _retyped(tensors: Sequence[Tested], planned: Plan) -> set[str]:
+    """Names of tensors that have the right values in another type than the plan's: the marks of a
+    tool that quantizes a file and keeps its key-values, as llama-quantize does; damage has not.
+    """
+    ours = {t.name: t.encoder.format.id for t in planned.tensors}
+    return {t.name for t in tensors if t.verdict.grade != "FAIL" and t.kind.id != ours[t.name]}
 
 
 _UNPROVEN = (
@@ -336,6 +354,7 @@ def _compared(
     told: Told,
     *,
     quick: bool,
+    others: bool,
 ) -> Iterator[str]:
     """Sentences on what was compared, and on what was not."""
     n, of = len(tensors), len(file.tensors)
@@ -345,6 +364,10 @@ def _compared(
         yield f"{some} by value; not the header nor the choice of types: {known.why}"
         if not quick:
             yield f"{equal} of them have the very bytes that convert writes in their types"
+    elif others:
+        yield f"{some} by value, {equal} of them have the very bytes that convert writes"
+        yield "padding"
+        return
     elif quick:
         yield f"every byte of the header and of {equal} tensors, {n - equal} others by value"
     else:

@@ -19,16 +19,18 @@ _PLACES = ("ggufmix.source.", PADDING, "split.", checksums.TENSORS, checksums.HE
 """Beginnings of keys that do not follow from a plan, or are looked at in another way."""
 
 
-def damage(parts: Sequence[Part]) -> Iterator[str]:
+def damage(parts: Sequence[Part], *, seals: bool = True) -> Iterator[str]:
     """Sentences on headers that are not what their checksums say, on one that lost its checksum
     where others or the tensors have theirs, and on padding that is not zero.
+
+    seals  False: nothing on checksums
     """
     sealed = [reading.is_sealed(part) for part in parts]
     summed = reading.stated_sums(parts) is not None
     for part, has_seal in zip(parts, sealed, strict=True):
-        if has_seal and reading.seal_broken(part):
+        if seals and reading.seal_broken(part):
             yield f"{part.name}: the header is not what its checksum says: damaged"
-        elif not has_seal and (summed or any(sealed)):
+        elif seals and not has_seal and (summed or any(sealed)):
             yield f"{part.name}: the header has no checksum, and should have one: damaged"
         yield from reading.strays(part)
 

@@ -85,9 +85,11 @@ def is_sealed(part: Part) -> bool:
 
 
 def seal_broken(part: Part) -> bool:
-    """Whether the header of a sealed part is not what its checksum says."""
+    """Whether the header of a part is not what the checksum says that it carries."""
     values = part.header.values
-    return bool(checksums.of_header(part.raw, values) != values[checksums.HEADER].data)
+    return is_sealed(part) and bool(
+        checksums.of_header(part.raw, values) != values[checksums.HEADER].data
+    )
 
 
 def written_otherwise(part: Part) -> bool:
