@@ -26,7 +26,7 @@ from .writing.encoding import Counts
 from .writing.places import put, unfinished
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
 ATTEMPTS = 3
 """How often a tensor is tried when a worker's disk or network fails."""
@@ -46,10 +46,18 @@ Cluster = Callable[[Work], Elsewhere[Counts]]
 
 
 def on(scheduler: str) -> Cluster:
-    """Make jobs on the cluster at an address such as "tcp://host:8786".
+    """Make tensors on the cluster at an address such as "tcp://host:8786".
 
     Raises UsageError where dask is not installed or nobody answers.
     """
+    there = client(scheduler)
+    return lambda work: (
+        lambda part, jobs, ended, progress: _spread(there, work, part, jobs, ended, progress)
+    )
+
+
+def client(scheduler: str) -> Client:
+    """A connection to a scheduler. Raises as `on`."""
     try:
         from distributed import Client
     except ModuleNotFoundError as missing:
@@ -57,12 +65,9 @@ def on(scheduler: str) -> Cluster:
             "dask is not installed here", hint="pip install 'ggufmix[dask]'"
         ) from missing
     try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
+        return Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise UsageError(f"{scheduler}: no Dask scheduler answers: {error}") from error
-    return lambda work: (
-        lambda part, jobs, ended, progress: _spread(client, work, part, jobs, ended, progress)
-    )
 
 
 def _spread(
@@ -73,7 +78,7 @@ def _spread(
     ended: Ended[Counts],
     progress: Progress,
 ) -> None:
-    from distributed import KilledWorker, as_completed
+    from distributed import as_completed
 
     try:
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
@@ -89,22 +94,29 @@ def _spread(
     }
     total, done = sum(job.source_bytes for job in jobs), 0
     try:
-        for future in as_completed(futures):
-            job = futures[future]
-            try:
-                made = future.result()
-            except KilledWorker as error:
-                raise WriteError(
-                    f"{part.path}: {job.name}: the workers that made it died, one after another",
-                    hint="their memory may not be enough: fewer threads for each",
-                ) from error
-            except OSError as error:
-                raise WriteError(f"{part.path}: {job.name}: on a worker: {error}") from error
-            ended(job, made.found, made.sums)
-            done += job.source_bytes
-            progress(job.name, done, total)
+        with client.as_current():
+            for future in as_completed(futures):
+                job = futures[future]
+                made = _result(future, f"{part.path}: {job.name}")
+                ended(job, made.found, made.sums)
+                done += job.source_bytes
+                progress(job.name, done, total)
     finally:
         client.cancel(list(futures))
+
+
+def _result(future: Future[Done], where: str) -> Done:
+    from distributed import KilledWorker
+
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise WriteError(
+            f"{where}: the workers that made it died, one after another",
+            hint="their memory may not be enough: fewer threads for each",
+        ) from error
+    except OSError as error:
+        raise WriteError(f"{where}: on a worker: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
