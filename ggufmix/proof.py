@@ -188,7 +188,8 @@ def verify(
         )
         found, sums = _sums(jobs, threads, progress)
         tensors = tuple(tested(job, found[job.name], sums[job.name], told) for job in jobs)
-        retyped = _retyped(tensors, planned) if any(map(reading.seal_broken, parts)) else set()
+        broken = any(map(reading.seal_broken, parts))
+        retyped = _retyped(tensors, planned) if told.exact and broken else set()
         if told.stated is not None:
             kept = {name: n for name, n in sums.items() if name not in retyped}
             problems += reading.sum_problems(kept, told.stated)
@@ -217,7 +218,11 @@ def _retyped(tensors: Sequence[Tested], planned: Plan) -> set[str]:
     tool that quantizes a file and keeps its key-values, as llama-quantize does; damage has not.
     """
     ours = {t.name: t.encoder.format.id for t in planned.tensors}
-    return {t.name for t in tensors if t.verdict.grade != "FAIL" and t.kind.id != ours[t.name]}
+    return {
+        t.name
+        for t in tensors
+        if t.verdict.grade != "FAIL" and t.kind.id != ours.get(t.name, t.kind.id)
+    }
 
 
 _UNPROVEN = (

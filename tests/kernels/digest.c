@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Encodes and decodes rows made by formula with every encoder, in every tier that runs here, and prints a digest for each:
- * the same lines on every CPU and from every compiler. Links with the files of ext/ alone.
+ * Encodes, decodes and measures rows made by formula with every encoder, in every tier that runs here, and prints a digest
+ * of each: the same lines on every CPU and from every compiler. Links with the files of ext/ alone.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -86,5 +86,11 @@ int main(void) {
             }
     for (int t = 0; t < n_tiers; t++)
         if (tiers[t].supported()) fp8(&tiers[t], x, importance);
+    for (int t = 0; t < n_tiers; t++)
+        for (int n = 1; tiers[t].supported() && n <= ROWS * COLS; n = 3 * n + 7) {
+            struct measured m;
+            tiers[t].measure(X_F32, x, back, n, &m);
+            printf("%s measured %d %016" PRIx64 "\n", tiers[t].name, n, digest(&m, sizeof m));
+        }
     return 0;
 }

@@ -106,6 +106,10 @@ def test_a_recipe_of_ones_own(example: Path, tmp_path: Path) -> None:
     report = proof.verify(tmp_path / "x.gguf", example, recipe=str(recipe))
     assert report.grade == "GOOD"
     assert "every byte" in report.compared[0]
+    raw = (tmp_path / "x.gguf").read_bytes()
+    at = raw.index(b"general.file_type") + 22
+    (tmp_path / "x.gguf").write_bytes(raw[:at] + b"\x01" + raw[at + 1 :])
+    assert proof.verify(tmp_path / "x.gguf", example).grade == "FAIL"
 
 
 def test_any_number_of_threads_says_the_same(made: Made, example: Path) -> None:
