@@ -117,7 +117,7 @@ class Part(Generic[F_co]):
 class Written(Generic[F_co]):
     """What came out.
 
-    found    by the names of the jobs
+    found    by the names of the jobs; a job without bands has found nothing, and has no sums
     sums     by the names of the jobs
     resumed  jobs that an earlier run had done
     damaged  names of jobs that it had done, but whose data were no longer so: they were done again

@@ -119,7 +119,7 @@ class _Writing(Generic[F]):
                 os.close(out)
         names = [job.name for part in self.parts for job in part.jobs]
         return Written(
-            {name: self.found[name] for name in names},
+            {name: self.found[name] for name in names if name in self.found},
             self.sums,
             self.resumed,
             tuple(self.damaged),

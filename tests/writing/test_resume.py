@@ -13,15 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from writing.made import plan, values, write
 
-from ggufmix.errors import NotFiniteError, WriteError
+from ggufmix import writing
+from ggufmix.errors import NotFiniteError, SourceError, WriteError
 from ggufmix.planning import Plan
+from ggufmix.tensor import Tensor
 from ggufmix.writing import keeping, places
+from ggufmix.writing.encoding import encodings
 
 
 def names(folder: Path) -> list[str]:
@@ -255,6 +259,43 @@ def test_a_disk_that_does_not_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         write(made, out, threads=1)
     monkeypatch.setattr(keeping, "_sync", sync)
     assert write(made, out, resume=True).resumed < 4
+
+
+class Vanishing(Tensor):
+    """Rows on a disk that goes away for a while."""
+
+    name, shape, dtype = "x", (50, 64), np.dtype(np.float32)
+    there = True
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        if not self.there:
+            raise SourceError("x: cannot be read") from OSError(errno.EIO, "Input/output error")
+        return np.ones((stop - start, 64), np.float32)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_source_that_goes_away(tmp_path: Path) -> None:
+    """What was made of it is kept, and continued when it is there again."""
+    source = Vanishing()
+    made, out = plan(values() | {"x": source}), tmp_path / "out"
+    write(made, tmp_path / "whole")
+    source.there = False
+    with pytest.raises(SourceError, match="cannot be read"):
+        write(made, out, threads=1)
+    assert keeping.left(out)
+    source.there = True
+    assert write(made, out, resume=True).resumed == 6
+    assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_job_of_nothing(tmp_path: Path) -> None:
+    """A tensor without rows has no bands; the others are written."""
+    made = plan(values(2))
+    job = encodings(made.tensors[1:], len(made.header))[0]
+    empty = SimpleNamespace(name="e", source_bytes=0, n_rows=0, extents=(), bands=lambda: iter(()))
+    part = writing.Part(tmp_path / "out", made.header, [empty, job], made.total_bytes)
+    written = writing.write([part], threads=2)
+    assert list(written.found) == list(written.sums) == ["t1"]
 
 
 @pytest.mark.usefixtures("at_once")
