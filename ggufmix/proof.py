@@ -365,7 +365,9 @@ def _compared(
     n, of = len(tensors), len(file.tensors)
     some = f"{n} tensors" if n == of else f"{n} of {of} tensors"
     equal = sum(t.same_bytes is True for t in tensors)
-    if known.options is None:
+    if not n:
+        yield "no tensor: file and SRC have none in common"
+    elif known.options is None:
         yield f"{some} by value; not the header nor the choice of types: {known.why}"
         if not quick:
             yield f"{equal} of them have the very bytes that convert writes in their types"
@@ -377,6 +379,6 @@ def _compared(
         yield f"every byte of the header and of {equal} tensors, {n - equal} others by value"
     else:
         yield f"every byte of the header and of {some}, made again as the file says it was made"
-    if told.stated is not None:
+    if told.stated is not None and n:
         yield f"checksums of the header and of {some}"
     yield "padding"

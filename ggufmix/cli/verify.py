@@ -58,8 +58,10 @@ def verify(
         return
     from .. import progress, proof
 
+    if checksums and against is not None:
+        raise UsageError("--checksums needs nothing but the file: leave --against out, or it")
     with progress.shown() as bar:
-        if against is None or checksums:
+        if against is None:
             _only({"--recipe": recipe, "--imatrix": imatrix, "--quick": quick, "--sample": sample})
             report = proof.verify_sums(out, threads=threads, progress=bar.step)
         else:

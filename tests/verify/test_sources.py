@@ -227,7 +227,7 @@ def test_the_command_on_a_damaged_file(file: Path, example: Path, tmp_path: Path
     assert f"FAIL: {name}: row 3 is the first with other bytes" in done.stdout
     assert "hint: " in done.stdout
     assert "bad.gguf: FAIL (75 GOOD, 1 FAIL, 1 problem)" in done.stdout
-    done = command(bad)
+    done = command(bad, "--checksums")
     assert done.returncode == 1
     assert f"FAIL: {name}: its bytes are not those its checksum says: damaged" in done.stdout
     done = command(bad, "--against", example, "--json")
@@ -245,6 +245,7 @@ def test_words_that_cannot_be_meant(file: Path, example: Path, tmp_path: Path) -
         ((tmp_path / "none.gguf", "--against", example), "there is none"),
         ((file, "--sample", 3), "--against SRC"),
         ((example,), "--against SRC"),
+        ((file, "--checksums", "--against", example), "leave --against out"),
     ):
         done = command(*arguments)
         assert done.returncode == 2, arguments

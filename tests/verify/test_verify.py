@@ -569,3 +569,17 @@ def test_quantized_by_llama_cpp_from_a_file_of_ours(
     report = build({norm: data[:9] + bytes([data[9] ^ 1]) + data[10:]})
     assert report.grade == "FAIL"
     assert f"{norm}: its bytes are not those its checksum says: damaged" in report.problems
+
+
+def test_another_model(made: Made, example: Path, tmp_path: Path) -> None:
+    """SRC has other shapes throughout, as a larger model of the family: all of it is named."""
+    from checkpoints import CASES, write
+
+    case = replace(CASES["moe-fused"], config={**CASES["moe-fused"].config, "vocab_size": 2048})
+    folder = write(tmp_path / "other", case.raw_config(), case.arrays())
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((example / name).read_bytes())
+    report = proof.verify(made(), folder)
+    assert report.grade == "FAIL"
+    assert any(p.startswith("output.weight: is [256, 2048], of SRC") for p in report.problems)
+    assert any(p.endswith("is missing, SRC has it") for p in report.problems)
