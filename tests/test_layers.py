@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "progress": {"errors", "report"},
     "runtime": {"errors"},
     "evaluating": {"errors", "runtime"},
-    "mending": {"checksums", "container", "errors", "rules", "sources"},
+    "mending": {"checksums", "container", "errors", "rules", "sources", "writing"},
     "inspection": NOUNS | {"models", "sources"},
     "outline": LEAVES,
     "dialects": {"errors"},

@@ -26,6 +26,7 @@ from ..container import Header, TensorInfo, Value, header, read_header, text
 from ..errors import ModelError, SourceError, UsageError, WriteError
 from ..rules.files import shipped
 from ..sources import gguf_file
+from ..writing import places
 
 PADDING = "ggufmix.padding"
 _FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count", PADDING)
@@ -138,10 +139,19 @@ def _sealed(new: bytes, values: Mapping[str, Value]) -> bytes:
 def apply(change: Change, *, progress: Progress | None = None) -> None:
     """Do it. Raises WriteError; the file is then as it was, or `restore` makes it so."""
     try:
-        if change.in_place:
-            _replace_header(change)
-        else:
-            _copy(change, progress)
+        file = os.open(change.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            places.lock(file)
+            if os.pread(file, len(change.old), 0) != change.old:
+                raise BlockingIOError
+            if change.in_place:
+                _replace_header(change, file)
+            else:
+                _copy(change, file, progress)
+        finally:
+            os.close(file)
+    except BlockingIOError as error:
+        raise WriteError(f"{change.path}: another run is editing it") from error
     except OSError as error:
         raise WriteError(f"{change.path}: {error.strerror}") from error
 
@@ -151,7 +161,11 @@ def restore(path: Path) -> None:
     if not kept(path).exists():
         raise UsageError(f"{path}: no edit was interrupted, there is no {kept(path).name}")
     try:
-        _put(path, kept(path).read_bytes())
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _put(file, kept(path).read_bytes())
+        finally:
+            os.close(file)
         kept(path).unlink()
     except OSError as error:
         raise WriteError(f"{path}: {error.strerror}") from error
@@ -162,50 +176,47 @@ def kept(path: Path) -> Path:
     return path.with_name(f"{path.name}.header")
 
 
-def _replace_header(change: Change) -> None:
+def _replace_header(change: Change, file: int) -> None:
     aside = kept(change.path)
-    whole = aside.with_name(aside.name + ".part")
-    with whole.open("wb") as file:
-        file.write(change.old)
-        os.fsync(file.fileno())
-    os.replace(whole, aside)
-    _sync(change.path.parent)
-    _put(change.path, change.new)
+    whole = places.begin(aside)
+    try:
+        places.put(whole, change.old, 0)
+        os.fsync(whole)
+    finally:
+        os.close(whole)
+    places.rename([aside])
+    _put(file, change.new)
     aside.unlink()
 
 
-def _put(path: Path, head: bytes) -> None:
-    with path.open("r+b") as file:
-        file.write(head)
-        file.flush()
-        os.fsync(file.fileno())
+def _put(file: int, head: bytes) -> None:
+    places.put(file, head, 0)
+    os.fsync(file)
 
 
-def _copy(change: Change, progress: Progress | None) -> None:
-    source, target = change.path, change.path.with_name(change.path.name + ".part")
+def _copy(change: Change, old: int, progress: Progress | None) -> None:
+    path = change.path
+    new = places.begin(path)
     try:
-        with source.open("rb") as old, target.open("xb") as new:
-            new.write(change.new)
-            new.flush()
-            at, end = len(change.old), os.fstat(old.fileno()).st_size
-            first = at
-            os.lseek(new.fileno(), len(change.new), os.SEEK_SET)
-            while at < end:
-                n = _move(old.fileno(), new.fileno(), at, min(_COPY, end - at))
-                if n == 0:
-                    raise OSError(errno.EIO, "ended while it was being copied")
-                at += n
-                if progress is not None:
-                    progress(source.name, at - first, end - first)
-            os.fchmod(new.fileno(), os.fstat(old.fileno()).st_mode & 0o7777)
-            os.fsync(new.fileno())
-        os.replace(target, source)
-        _sync(source.parent)
-    except FileExistsError as error:
-        raise WriteError(f"{target} exists: another run is writing it, or one has died") from error
+        places.put(new, change.new, 0)
+        first = at = len(change.old)
+        end = os.fstat(old).st_size
+        os.lseek(new, len(change.new), os.SEEK_SET)
+        while at < end:
+            n = _move(old, new, at, min(_COPY, end - at))
+            if n == 0:
+                raise OSError(errno.EIO, "ended while it was being copied")
+            at += n
+            if progress is not None:
+                progress(path.name, at - first, end - first)
+        os.fchmod(new, os.fstat(old).st_mode & 0o7777)
+        os.fsync(new)
+        places.rename([path])
     except BaseException:
-        target.unlink(missing_ok=True)
+        places.unfinished(path).unlink(missing_ok=True)
         raise
+    finally:
+        os.close(new)
 
 
 def _move(old: int, new: int, at: int, n: int) -> int:
@@ -222,11 +233,3 @@ def _move(old: int, new: int, at: int, n: int) -> int:
             raise
     data = os.pread(old, min(n, 1 << 22), at)
     return os.write(new, data)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

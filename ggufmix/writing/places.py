@@ -71,7 +71,7 @@ def begin(path: Path, *, fresh: bool = True, named: bool = False) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     out = os.open(there, flags, 0o666)
     try:
-        _lock(out)
+        lock(out)
         if not os.path.samestat(os.fstat(out), os.lstat(there)):
             raise BlockingIOError  # the other run has ended between our two calls
         if there == path:
@@ -119,7 +119,8 @@ def rename(paths: Sequence[Path]) -> None:
         sync_folder(folder)
 
 
-def _lock(out: int) -> None:
+def lock(out: int) -> None:
+    """Take an open file for this process. Raises BlockingIOError where another has it."""
     try:
         fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -199,9 +199,8 @@ def test_interrupted_in_place(
     gives every byte back.
     """
 
-    def half(path: Path, head: bytes) -> None:
-        with path.open("r+b") as out:
-            out.write(head[: len(head) // 2].replace(b"general", b"GENERAL"))
+    def half(out: int, head: bytes) -> None:
+        os.pwrite(out, head[: len(head) // 2].replace(b"general", b"GENERAL"), 0)
         raise KeyboardInterrupt
 
     change = mending.prepare(file, Edit({"qwen35moe.context_length": Value(T.UINT32, 1)}))
@@ -216,6 +215,17 @@ def test_interrupted_in_place(
     assert file.read_bytes() == converted
     with pytest.raises(UsageError, match="no edit was interrupted"):
         mending.restore(file)
+
+
+def test_two_at_once(file: Path) -> None:
+    """Of two edits that were prepared from the same header one is done, the other refused."""
+    first = mending.prepare(file, Edit({"qwen35moe.context_length": Value(T.UINT32, 1)}))
+    second = mending.prepare(file, Edit({"qwen35moe.block_count": Value(T.UINT32, 2)}))
+    mending.apply(first)
+    done = file.read_bytes()
+    with pytest.raises(WriteError, match="another run is editing it"):
+        mending.apply(second)
+    assert file.read_bytes() == done
 
 
 def test_disk_full(file: Path, converted: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
