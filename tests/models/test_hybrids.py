@@ -62,12 +62,30 @@ def test_order_of_experts_shows(
         ("jamba", "ssm_b_norm."),
         ("jamba", "ssm_dt.bias"),
         ("jamba", "ssm_conv1d.weight"),
+        ("nemotron-h", "ssm_norm."),
+        ("nemotron-h", "ssm_conv1d.weight"),
+        ("nemotron-h", "ffn_up."),
+        ("nemotron-h-moe", "exp_probs_b."),
+        ("nemotron-h-moe", "ffn_up_exps."),
+        ("nemotron-h-latent", "ffn_latent_down."),
+        ("nemotron-h-latent", "ffn_latent_up."),
+        ("bamba", "ssm_dt.bias"),
+        ("kimi-linear", "ssm_a"),
+        ("kimi-linear", "ssm_conv1d_q."),
+        ("kimi-linear", "ssm_conv1d_k."),
+        ("kimi-linear", "ssm_conv1d_v."),
+        ("kimi-linear", "ssm_dt.bias"),
+        ("kimi-linear", "ssm_f_b."),
+        ("kimi-linear", "ssm_g_a."),
+        ("kimi-linear", "ssm_beta."),
+        ("kimi-linear", "ssm_norm."),
+        ("kimi-linear", "exp_probs_b."),
     ],
 )
 def test_order_of_values_shows(
     name: str, part: str, placed: Placed, run: Run, reference: Reference
 ) -> None:
-    """Taps, norms and biases in reverse order make another model."""
+    """Taps, norms, biases, gates and latent matrices in reverse order make another model."""
     model = placed(name)
     assert any(part in p.name for p in model.tensors)
     turned = [
