@@ -1,6 +1,6 @@
 """ggufmix: model checkpoints to quantized GGUF files, with rules that know the architecture.
 
-plan, convert            from a checkpoint to what would be written, and to the file
+plan, convert, verify    from a checkpoint to what would be written, to the file, and back
 encode, decode           rows of weights to blocks and back, byte for byte as llama.cpp
 formats, tiers           what can be stored, and which instruction sets this CPU runs
 """
@@ -14,19 +14,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .codecs import decode, encode, formats, tiers
     from .errors import GgufmixError
-    from .pipeline import Options, convert, plan
+    from .options import Options
+    from .pipeline import convert, plan
+    from .proof import verify
 
-__all__ = ["GgufmixError", "Options", "convert", "decode", "encode", "formats", "plan", "tiers"]
+__all__ = [
+    "GgufmixError",
+    "Options",
+    "convert",
+    "decode",
+    "encode",
+    "formats",
+    "plan",
+    "tiers",
+    "verify",
+]
 
 _HOMES = {
     "GgufmixError": "errors",
-    "Options": "pipeline",
+    "Options": "options",
     "convert": "pipeline",
     "decode": "codecs",
     "encode": "codecs",
     "formats": "codecs",
     "plan": "pipeline",
     "tiers": "codecs",
+    "verify": "proof",
 }
 
 

@@ -108,4 +108,7 @@ def recorded(options: Options) -> list[str]:
     chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
     chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
     chosen += ["--allow-requantize"] if options.allow_requantize else []
+    chosen += [] if options.mtp else ["--no-mtp"]
+    chosen += [f"--tokenizer-pre {options.tokenizer_pre}"] if options.tokenizer_pre else []
+    chosen += [f"--model-name {options.model_name}"] if options.model_name is not None else []
     return chosen

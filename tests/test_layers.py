@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ggufmix"
 
-LEAVES = {"errors", "tensor", "codecs", "int4", "measures", "container", "checksums", "_core"}
+LEAVES = {
+    *("errors", "tensor", "codecs", "int4", "measures", "container", "checksums", "profiling"),
+    "_core",
+}
 NOUNS = LEAVES | {"planning"}
 MAY_IMPORT = {
     "errors": set(),
@@ -20,6 +23,7 @@ MAY_IMPORT = {
     "int4": {"codecs", "errors", "_core"},
     "measures": {"codecs", "errors", "_core"},
     "container": {"errors"},
+    "profiling": set(),
     "checksums": {"container"},
     "planning": LEAVES,
     "rules": NOUNS,
@@ -68,6 +72,7 @@ MAY_IMPORT = {
         "review",
         "pipeline",
         "planning",
+        "profiling",
         "progress",
         "proof",
         "report",
@@ -75,7 +80,7 @@ MAY_IMPORT = {
         "splitting",
         "verifying",
     },
-    "__init__": {"codecs", "errors", "pipeline"},
+    "__init__": {"codecs", "errors", "options", "pipeline", "proof"},
     "__main__": {"cli"},
 }
 

@@ -119,6 +119,9 @@ def test_what_was_asked_for_is_recorded(example: Path) -> None:
     asked = Options(mirror="llama.cpp", gates="f32", set_roles=("ffn_down_exps=Q4_0",))
     made = ggufmix.plan(example, options=asked).values["ggufmix.options"].data
     assert made == ["--gates f32", "--mirror llama.cpp", "--set ffn_down_exps=Q4_0"]
+    asked = Options(mtp=False, model_name="A B", tokenizer_pre="qwen2")
+    made = ggufmix.plan(example, options=asked).values["ggufmix.options"].data
+    assert made == ["--no-mtp", "--tokenizer-pre qwen2", "--model-name A B"]
     assert ggufmix.plan(example).values["ggufmix.options"].data == []
 
 
