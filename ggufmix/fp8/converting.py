@@ -235,24 +235,25 @@ def _pieces(
         made.setdefault(matrix.stored, []).append(matrix)
     taken: set[str] = set()
     for name, tensor in tensors.items():
-        if name not in made:
-            yield copied(tensor)
-            taken.add(name)
-            continue
-        for matrix in made[name]:
-            weight = f"{matrix.module}{WEIGHT}"
-            rows, cols = matrix.tensor.shape
-            blocks = -(-rows // BLOCK), -(-cols // BLOCK)
-            entries = (
-                shards.Entry(weight, "F8_E4M3", (rows, cols), 8),
-                shards.Entry(weight + SCALES, stored, blocks, BITS[stored]),
-            )
-            if not taken.isdisjoint(e.name for e in entries) or (
-                weight != name and weight in tensors
-            ):
-                raise ModelError(f"{tensor.file}: {name}: {weight} is there too")
-            taken.update(e.name for e in entries)
-            yield shards.Piece(tensor.file, entries, matrix)
+        pieces = (
+            [_coded(tensor, m, stored) for m in made[name]] if name in made else [copied(tensor)]
+        )
+        for piece in pieces:
+            for entry in piece.entries:
+                if entry.name in taken:
+                    raise ModelError(f"{tensor.file}: {name}: {entry.name} is there too")
+                taken.add(entry.name)
+            yield piece
+
+
+def _coded(tensor: StoredTensor, matrix: Matrix, stored: str) -> shards.Piece:
+    weight = f"{matrix.module}{WEIGHT}"
+    rows, cols = matrix.tensor.shape
+    entries = (
+        shards.Entry(weight, "F8_E4M3", (rows, cols), 8),
+        shards.Entry(weight + SCALES, stored, (-(-rows // BLOCK), -(-cols // BLOCK)), BITS[stored]),
+    )
+    return shards.Piece(tensor.file, entries, matrix)
 
 
 def _statistics(

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, WriteError
 from ..sources import Checkpoint, StoredTensor
 from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
@@ -25,6 +25,9 @@ from . import places, shards
 from .losses import Lost
 
 Jobs = Callable[[shards.Shard], Sequence[Any]]
+
+_PROBES = 8
+"""Tensors of each file that are made again, in part, to know a file that is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ def save(
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     found: Mapping[str, Lost] | None = None
-    if not (how.resume and _whole(folder, planned)):
+    if not (how.resume and _whole(folder, planned, jobs)):
         parts = [
             Part(folder / shard.name, shard.header, jobs(shard), shard.size)
             for shard in planned.shards
@@ -109,18 +112,34 @@ def save(
     return found
 
 
-def _whole(folder: Path, planned: Planned) -> bool:
+def _whole(folder: Path, planned: Planned, jobs: Jobs) -> bool:
     """Whether all files of weights are there under their names: they get these when all are on
-    disk.
+    disk. Raises WriteError where they are, but were written with other options.
     """
-    for shard in planned.shards:
-        path = folder / shard.name
-        if unfinished(path).exists() or not path.is_file() or path.stat().st_size != shard.size:
-            return False
+    paths = [folder / shard.name for shard in planned.shards]
+    if not all(path.is_file() and not unfinished(path).exists() for path in paths):
+        return False
+    for path, shard in zip(paths, planned.shards, strict=True):
         with path.open("rb") as file:
-            if file.read(len(shard.header)) != shard.header:
-                return False
+            same = (
+                path.stat().st_size == shard.size and file.read(len(shard.header)) == shard.header
+            )
+            for job in _some(jobs(shard)) if same else ():
+                for piece in job.make(*next(job.bands())).pieces:
+                    file.seek(job.extents[piece.extent].offset + piece.at)
+                    same = same and file.read(piece.data.nbytes) == piece.data
+        if not same:
+            raise WriteError(
+                f"{path}: is whole, but not what would be written: the source or the options are "
+                "others",
+                hint="--overwrite writes it anew",
+            )
     return True
+
+
+def _some(jobs: Sequence[Any]) -> Sequence[Any]:
+    """A few from all over: other options change all of them."""
+    return jobs[:: max(1, len(jobs) // _PROBES)]
 
 
 def _bound(source: Checkpoint, options: str) -> dict[str, str]:

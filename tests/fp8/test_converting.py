@@ -30,7 +30,7 @@ from fp8.models import (
 from fp8.plain import quantize
 from sources.build import write_json
 
-from ggufmix.errors import UsageError, WriteError
+from ggufmix.errors import NotFiniteError, UsageError, WriteError
 from ggufmix.fp8 import jobs
 from ggufmix.fp8.coding import Mode, Search
 from ggufmix.fp8.converting import Options, convert
@@ -120,6 +120,25 @@ def test_statistics_weigh_the_columns_they_are_of(tmp_path: Path, mode: Mode) ->
         np.testing.assert_array_equal(found[weight.name].view(np.uint8), codes)
         weighed += not np.array_equal(codes, quantize(apart[weight.name], options.search)[0])
     assert weighed > len(known) // 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+    """Where tensors are cut into bands shows in no byte; a value that is no number is placed right
+    in a later band too.
+    """
+    src = moe(tmp_path / "src", 2)
+    options = Options(search=Search(mode))
+    convert(src, tmp_path / "whole", options)
+    monkeypatch.setattr(jobs, "BAND_BYTES", 1)
+    review = convert(src, tmp_path / "cut", options, How(threads=3)).review
+    assert stored(tmp_path / "cut") == stored(tmp_path / "whole")
+    assert not any(weight.problem for weight in review.weights)
+    arrays = arrays_of(DENSE)
+    arrays["mtp.layers.0.mlp.up_proj.weight"][300, 9] = np.nan
+    bad = folder(tmp_path / "bad", DENSE.raw_config(), arrays)
+    with pytest.raises(NotFiniteError, match="row 300, column 9"):
+        convert(bad, tmp_path / "out", options)
 
 
 def test_modes_differ(tmp_path: Path) -> None:

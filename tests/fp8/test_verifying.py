@@ -17,7 +17,7 @@ import pytest
 from fp8.models import DENSE, arrays_of, config_of, dense, folder, loaded, moe
 from sources.build import weights as write_weights
 
-from ggufmix.errors import ModelError
+from ggufmix.errors import ModelError, WriteError
 from ggufmix.fp8 import rereading
 from ggufmix.fp8.coding import Search, Sums
 from ggufmix.fp8.converting import Options, convert
@@ -290,6 +290,19 @@ def test_shards_that_were_whole_already(pair: tuple[Path, Path], tmp_path: Path)
     assert review.weights == rereading.verify(out, pair[0]).weights
     assert review.read_back == len(review.weights)
     assert config_of(out) == config_of(pair[1])
+
+
+@pytest.mark.parametrize(
+    "options", [Options(search=Search("max")), Options(pow2=True), Options(preset="official")]
+)
+def test_whole_shards_of_other_options(
+    pair: tuple[Path, Path], tmp_path: Path, options: Options
+) -> None:
+    """--resume does not take them for those that were asked for."""
+    out = tmp_path / "out"
+    shutil.copytree(pair[1], out)
+    with pytest.raises(WriteError, match="is whole, but not what would be written"):
+        convert(pair[0], out, options, How(resume=True))
 
 
 def reviewed(calibration: str = "mse(grid=50)", **more: Any) -> Review:
