@@ -267,6 +267,7 @@ def test_what_lies_beside(tmp_path: Path) -> None:
         assert (out / name).read_bytes() == data
     assert (out / "merges.txt").read_text() == "linked"
     assert not any(p.is_symlink() for p in out.rglob("*"))
+    assert dict(result.planned.side.left)["linked"] == "a link to a folder"
     assert {name for name, _ in result.planned.side.left} == {
         "pytorch_model.bin",
         "pytorch_model.bin.index.json",
@@ -337,6 +338,10 @@ def test_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int) ->
         convert(src, out)
     with pytest.raises(WriteError, match="the options is not what"):
         convert(src, out, Options(search=Search("max")), How(resume=True))
+    negated = {n: -v for n, v in arrays_of(MOE).items()}
+    other = folder(tmp_path / "other", MOE.raw_config(), negated, shards)
+    with pytest.raises(WriteError, match="the source is not what"):
+        convert(other, out, how=How(resume=True))
     again = convert(src, out, how=How(resume=True))
     assert stored(out) == stored(tmp_path / "whole")
     assert again.review.weights == whole.review.weights
