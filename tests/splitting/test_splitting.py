@@ -146,6 +146,14 @@ def test_a_tensor_larger_than_a_part(tmp_path: Path) -> None:
         assert names == [[]] * bare + [["a"], ["b"], ["c"]]
 
 
+def test_padding_counts(tmp_path: Path) -> None:
+    """Tensors of 34 bytes take 64 each, as gguf-split counts them."""
+    tensors = {f"t{i}": ("Q8_0", blocks_of("Q8_0", 1, 32, seed=i)) for i in range(5)}
+    one = gguf_file(tmp_path / "one.gguf", tensors)
+    paths = split(one, Limits(128))
+    assert [len(gguf.GGUFReader(p).tensors) for p in paths] == [2, 2, 1]
+
+
 def test_keep_split(whole: Path, example: Path, tmp_path: Path) -> None:
     """Each tensor stays in the part that it was in, in another type; a file that is no part has
     nothing to keep.
