@@ -19,9 +19,9 @@ from sources.build import weights as write_weights
 
 from ggufmix.errors import ModelError, WriteError
 from ggufmix.fp8 import rereading
-from ggufmix.fp8.coding import Search, Sums
+from ggufmix.fp8.coding import Search, Sums, dequantize, quantize
 from ggufmix.fp8.converting import Options, convert
-from ggufmix.fp8.losses import Lost
+from ggufmix.fp8.losses import Lost, measured
 from ggufmix.fp8.reviewing import (
     Review,
     Reviewed,
@@ -213,6 +213,18 @@ def test_folders_of_others(tmp_path: Path, ending: str) -> None:
     assert review.weights[0].problem == (
         "1 values are further from the source than rounding puts them"
     )
+
+
+def test_other_scales_are_measured_alike() -> None:
+    """In numpy, where the kernel does not know the scales: the same counts, sums to rounding."""
+    w = np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)
+    w[3] *= 1e-7
+    made = quantize(w, Search("rms", factor=3), scale="f32")
+    found = measured(w, dequantize(made.codes, made.scales), made.codes)
+    assert found.saturated == made.saturated > 50
+    assert found.flushed == made.flushed > 200
+    for name in ("count", "ww", "dd", "wd", "ee", "e", "most"):
+        assert math.isclose(getattr(found.sums, name), getattr(made.sums, name), rel_tol=1e-6), name
 
 
 def test_files_that_are_missing(pair: tuple[Path, Path], damaged: Path) -> None:
