@@ -23,6 +23,7 @@ from .options import Options
 from .placing import Placement
 from .planning import Plan
 from .preparing import check_readable, prepared
+from .profiling import stage
 from .writing.encoding import Counts
 
 __all__ = ["Options", "Result", "Work", "convert", "of_int4", "plan", "unfinished", "worked"]
@@ -120,7 +121,10 @@ def convert(
     options = options or Options(recipe=recipe)
     if not (resume and writing.left(path)) and split is None and not keep_split:
         writing.check_place(path, overwrite=overwrite)  # before a scan of hours
-    with prepared(src, options, threads, progress) as (made, model):
+    with (
+        stage("opening, planning"),
+        prepared(src, options, threads, progress) as (made, model),
+    ):
         check_readable(src, made, model)
         work = Work(str(src), str(path), options, split, keep_split, verify)
         parts = _parts(work, made, model)

@@ -23,6 +23,7 @@ from .errors import FormatError, SourceError
 from .options import Options, recorded
 from .placing import Placement
 from .planning import Plan
+from .profiling import stage
 from .wishes import Wishes, gather, settle
 from .writing.encoding import scannings
 
@@ -99,12 +100,13 @@ def prepared(
         if not forced and (options.scans or (options.on_inexact == "f32" and bool(model.packed))):
             check_readable(src, made, model)
             jobs = scannings(made.tensors)
-            found = writing.run(
-                jobs,
-                threads=writing.thread_count(threads, model.least_threads),
-                progress=progress,
-                abandon=model.abandon,
-            )
+            with stage("scan"):
+                found = writing.run(
+                    jobs,
+                    threads=writing.thread_count(threads, model.least_threads),
+                    progress=progress,
+                    abandon=model.abandon,
+                )
             kept = options.on_outlier == "error"
             beyond = scanning.forced(
                 found, outliers=not kept, inexact=options.on_inexact != "error"

@@ -181,6 +181,20 @@ def comparison(found: Mapping[str, Any]) -> Group:
     )
 
 
+def spent(stages: Mapping[str, Any], clock: float) -> Table:
+    """Seconds of stages and their phases, of `profiling.Profile`."""
+    rows = []
+    for name, stage in stages.items():
+        rows.append([name, f"{stage.clock:.2f}", ""])
+        by_time = sorted(stage.phases.items(), key=lambda item: -item[1].threads)
+        rows += [[f"  {n}", f"{p.clock:.2f}", f"{p.threads:.2f}"] for n, p in by_time]
+    return table(
+        ("", "seconds", "of all threads"),
+        [*rows, ["in all", f"{clock:.2f}", ""]],
+        right=("seconds", "of all threads"),
+    )
+
+
 def findings(severities: Sequence[str], where: str) -> str:
     """A closing line on what lint found."""
     if not severities:

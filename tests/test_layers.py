@@ -11,10 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ggufmix"
 
-LEAVES = {
-    *("errors", "tensor", "codecs", "int4", "measures", "container", "checksums", "profiling"),
-    "_core",
-}
+LEAVES = {"errors", "tensor", "codecs", "int4", "measures", "container", "checksums", "_core"}
 NOUNS = LEAVES | {"planning"}
 MAY_IMPORT = {
     "errors": set(),
@@ -27,13 +24,13 @@ MAY_IMPORT = {
     "checksums": {"container"},
     "planning": LEAVES,
     "rules": NOUNS,
-    "writing": NOUNS,
+    "writing": NOUNS | {"profiling"},
     "general": NOUNS,
     "naming": NOUNS,
     "imatrix": NOUNS,
     "tokenizer": NOUNS,
     "fp8": NOUNS | {"imatrix", "rules", "sources", "tracing", "writing"},
-    "sources": NOUNS,
+    "sources": NOUNS | {"profiling"},
     "models": NOUNS,
     "report": {"errors"},
     "progress": {"errors", "report"},
@@ -50,12 +47,15 @@ MAY_IMPORT = {
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
     "splitting": NOUNS | {"sources", "writing"},
+    "sumfile": {"errors", "profiling", "writing"},
     "options": {"rules", "sources"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "preparing": NOUNS
-    | {"imatrix", "options", "placing", "rules", "scanning", "sources", "wishes", "writing"},
+    | {"imatrix", "options", "placing", "profiling", "rules", "scanning", "sources", "wishes"}
+    | {"writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "options", "placing", "preparing", "scanning", "splitting", "writing"},
+    | {"fingerprints", "options", "placing", "preparing", "profiling", "scanning", "splitting"}
+    | {"writing"},
     "clustering": {"errors", "pipeline", "writing"},
     "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
@@ -78,6 +78,7 @@ MAY_IMPORT = {
         "report",
         "rules",
         "splitting",
+        "sumfile",
         "verifying",
     },
     "__init__": {"codecs", "errors", "options", "pipeline", "proof"},

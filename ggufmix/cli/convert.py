@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,10 +70,17 @@ def convert(
         str | None,
         typer.Option("--scheduler", metavar="tcp://HOST:8786", help="Of a Dask cluster."),
     ] = None,
+    sha256sums: Annotated[
+        bool,
+        typer.Option("--sha256sums", help="Write SHA256SUMS beside it, for `sha256sum -c`."),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say on stderr where the time went.")
+    ] = False,
     options: "Options",
 ) -> None:
     """Write a checkpoint as a quantized GGUF file."""
-    from .. import pipeline, progress, report
+    from .. import pipeline, profiling, progress, report, sumfile
 
     wanted = (split_max_size, split_max_tensors)
     split = None
@@ -82,7 +89,11 @@ def convert(
     if keep_split and (split is not None or no_tensor_first_split):
         raise UsageError("--keep-split: says already what the parts are, leave the others out")
 
-    with resumable(out), progress.shown() as bar:
+    with (
+        profiling.recorded() if profile else nullcontext() as spent,
+        resumable(out),
+        progress.shown() as bar,
+    ):
         result = pipeline.convert(
             src,
             out,
@@ -97,6 +108,8 @@ def convert(
             planned=say,
             engine=_cluster(engine, scheduler),
         )
+        if sha256sums:
+            sumfile.record(result.paths, bar.step)
     if result.resumed:
         note(f"{result.resumed} of {len(result.plan.tensors)} tensors were there already")
     if result.damaged:
@@ -114,6 +127,8 @@ def convert(
         f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits per "
         f"weight, {plan.recipe}"
     )
+    if spent is not None:
+        report.console(stderr=True).print(report.spent(spent.stages, spent.clock))
     if verify:
         judge(result)
 

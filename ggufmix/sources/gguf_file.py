@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ..codecs import FORMATS, Format, decode
 from ..container import Header, TensorInfo, Value, read_header
 from ..errors import SourceError, UsageError
+from ..profiling import phase
 from ..tensor import BF16, F16, F32, Array, Blocks, Tensor
 from . import remote
 from .checkpoint import SourceFile
@@ -64,7 +65,8 @@ class GgufTensor(Tensor):
         if not 0 <= start <= stop <= self.n_rows:
             raise IndexError(f"{self.name}: rows {start}..{stop} of {self.n_rows}")
         buffer = np.empty((stop - start) * self.row_bytes, np.uint8)
-        self._bytes.readinto(self._at + start * self.row_bytes, buffer)
+        with phase("reading"):
+            self._bytes.readinto(self._at + start * self.row_bytes, buffer)
         return buffer.reshape(stop - start, self.row_bytes)
 
     def blocks(self, start: int, stop: int) -> Blocks:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import SourceError
+from ..profiling import phase
 from ..tensor import BF16, F16, F32, Array, Tensor
 from .storage import Bytes, shown
 
@@ -109,7 +110,8 @@ class StoredTensor(Tensor):
                 f"{where}: a row of {self.cols} {self.stored} values ends inside a byte"
             )
         buffer = np.empty((stop - start) * row_bytes, np.uint8)
-        self._bytes.readinto(self._offset + start * row_bytes, buffer)
+        with phase("reading"):
+            self._bytes.readinto(self._offset + start * row_bytes, buffer)
         return buffer.reshape(stop - start, row_bytes)
 
     def raw_columns(self, start: int, stop: int) -> NDArray[np.uint8]:
@@ -125,9 +127,10 @@ class StoredTensor(Tensor):
             return self.raw(0, self.n_rows)
         buffer = np.empty((self.n_rows, (stop - start) * width), np.uint8)
         at = self._offset + start * width
-        for row in buffer:
-            self._bytes.readinto(at, row)
-            at += self.row_bytes
+        with phase("reading"):
+            for row in buffer:
+                self._bytes.readinto(at, row)
+                at += self.row_bytes
         return buffer
 
     def rows(self, start: int, stop: int) -> Array:

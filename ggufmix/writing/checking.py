@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..profiling import phase
 from .jobs import Extent, Job, Made, Part, Piece
 from .running import Progress, run
 
@@ -59,11 +60,12 @@ class _Reading:
         at = start - begins[i]
         data = np.empty(stop - start, np.uint8).data
         got = 0
-        while got < len(data):
-            n = os.preadv(self.file, [data[got:]], self.extents[i].offset + at + got)
-            if n == 0:  # the file is too short: zeros are as wrong as anything
-                break
-            got += n
+        with phase("reading"):
+            while got < len(data):
+                n = os.preadv(self.file, [data[got:]], self.extents[i].offset + at + got)
+                if n == 0:  # the file is too short: zeros are as wrong as anything
+                    break
+                got += n
         return Made((Piece(i, at, data),), _Nothing())
 
     def _begins(self) -> list[int]:

@@ -16,6 +16,7 @@ from ..codecs import Encoded, decode, encode_band
 from ..errors import ImportanceError, InexactError, NotFiniteError, OutlierError, ValueAtError
 from ..measures import Measures, measure
 from ..planning import Planned
+from ..profiling import phase
 from ..tensor import DTYPE_NAMES
 from .jobs import Extent, Made, Piece
 
@@ -144,25 +145,30 @@ class Encoding:
         planned = self.planned
         tensor, importance = planned.placed.tensor, planned.importance
         if planned.copied or planned.widened:
-            blocks = tensor.blocks(start, stop)
+            with phase("transforming"):
+                blocks = tensor.blocks(start, stop)
+                made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
             same = Measures((stop - start) * tensor.cols if self.measuring else 0)
-            made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
             return made, Counts(measures=same)
         vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
         try:
-            values = tensor.rows(start, stop)
-            encoded: Encoded = encode_band(values, planned.encoder, vector)
+            with phase("transforming"):
+                values = tensor.rows(start, stop)
+            with phase("encoding"):
+                encoded: Encoded = encode_band(values, planned.encoder, vector)
         except (NotFiniteError, OutlierError) as error:
             raise self._placed(error, start + error.row) from error
         except ImportanceError as error:
             raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
         found = Counts(encoded.flushed, encoded.wiped)
         if planned.encoder.name == "Q4_X":
-            recovered = int4.recover(values, encoded.blocks)
+            with phase("measuring"):
+                recovered = int4.recover(values, encoded.blocks)
             found = replace(found, recovered=recovered, groups=values.size // 32)
         if self.measuring:
-            written = decode(encoded.blocks, planned.encoder.format)
-            found = replace(found, measures=measure(values, written, row=start))
+            with phase("measuring"):
+                written = decode(encoded.blocks, planned.encoder.format)
+                found = replace(found, measures=measure(values, written, row=start))
         return encoded.blocks, found
 
     def _placed(self, error: E, row: int) -> E:

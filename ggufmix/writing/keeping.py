@@ -30,6 +30,7 @@ import msgspec
 import xxhash
 
 from ..errors import WriteError
+from ..profiling import following, phase
 from . import places
 from .jobs import F
 
@@ -159,7 +160,7 @@ class Keeper:
         self._syncing = threading.Lock()
         self._stopped = False
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread = threading.Thread(target=following(self._work), daemon=True)
         self._thread.start()
 
     def ended(self, out: int, n_bytes: int, name: str, sums: tuple[int, ...], found: F) -> None:
@@ -180,10 +181,11 @@ class Keeper:
                 if self._error is not None:
                     raise self._error
                 ended, self._ended, self._bytes = self._ended, [], 0
-            for out in {out for out, _ in ended}:
-                _sync(out)
-            if ended:
-                self._write(b"".join(line for _, line in ended))
+            with phase("syncing"):
+                for out in {out for out, _ in ended}:
+                    _sync(out)
+                if ended:
+                    self._write(b"".join(line for _, line in ended))
 
     def whole(self) -> None:
         """All data and headers are on disk: only names are missing."""

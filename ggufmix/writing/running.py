@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic
 
 from ..errors import UsageError
+from ..profiling import following, phase
 from .hashing import Hasher
 from .jobs import F, Job, Made, Part, Piece, Weighing
 
@@ -111,7 +112,10 @@ class _Run(Generic[F]):
         self.failures: list[tuple[int, BaseException]] = []
 
     def whole(self) -> dict[str, F]:
-        pool = [threading.Thread(target=self._work, daemon=True) for _ in range(self.threads - 1)]
+        pool = [
+            threading.Thread(target=following(self._work), daemon=True)
+            for _ in range(self.threads - 1)
+        ]
         for thread in pool:
             thread.start()
         try:
@@ -133,8 +137,9 @@ class _Run(Generic[F]):
             try:
                 made = band.job.make(band.start, band.stop)
                 if self.put is not None:
-                    for piece in made.pieces:
-                        self.put(band.job, piece)
+                    with phase("writing"):
+                        for piece in made.pieces:
+                            self.put(band.job, piece)
                 self._hand_in(band, made)
             except BaseException as error:
                 self._fail(band.number, error)
@@ -148,7 +153,8 @@ class _Run(Generic[F]):
             if band is None:
                 return None
             size = band.bytes
-            self.changed.wait_for(lambda: self.failures or self._fits(band.number, size))
+            with phase("waiting"):
+                self.changed.wait_for(lambda: self.failures or self._fits(band.number, size))
             if self.failures:
                 return None
             self.admitted += 1
@@ -190,7 +196,8 @@ class _Run(Generic[F]):
         before = self.found.get(job.name)
         found = self.found[job.name] = made.found if before is None else before + made.found
         if self.ended is not None:
-            self.hasher.add(job, made.pieces)
+            with phase("hashing"):
+                self.hasher.add(job, made.pieces)
             if band.stop == job.n_rows:
                 self.ended(job, found, self.hasher.take())
         worked = self.done + job.source_bytes * band.stop // job.n_rows

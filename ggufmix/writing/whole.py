@@ -15,6 +15,7 @@ from typing import Generic
 import msgspec
 
 from ..errors import FormatError, WriteError
+from ..profiling import phase, stage
 from . import checking, keeping, places
 from .jobs import F, Job, Part, Piece, Written
 from .keeping import Keeper, Resumable, State
@@ -103,9 +104,11 @@ class _Writing(Generic[F]):
                 if state is None:
                     keeping.forget(self.first)
                 self.keeper = Keeper(self.first, self.bound, state)
-            for part in self.parts:
-                self._write(part)
-            self._finish()
+            with stage("tensors"):
+                for part in self.parts:
+                    self._write(part)
+            with stage("headers, names"):
+                self._finish()
         except BaseException as error:
             refused = self._refused(error) if isinstance(error, OSError) else None
             self._give_up(error)
@@ -166,7 +169,8 @@ class _Writing(Generic[F]):
         if part is not self.parts[-1]:
             if self.keeper is not None:
                 self.keeper.flush()
-            os.fsync(out)
+            with phase("syncing"):
+                os.fsync(out)
             if path != self.first:  # whose lock is that of all
                 os.close(self.files.pop(path))
 
@@ -177,7 +181,8 @@ class _Writing(Generic[F]):
         names = {job.name for job in part.jobs}
         lines = {name: line for name, line in self.state.finished.items() if name in names}
         sums = {name: line.sums for name, line in lines.items()}
-        intact = checking.intact(part, out, sums, threads=self.threads, progress=self.progress)
+        with stage("reading again"):
+            intact = checking.intact(part, out, sums, threads=self.threads, progress=self.progress)
         for job in part.jobs:
             if job.name in intact:
                 line = lines[job.name]
@@ -206,7 +211,8 @@ class _Writing(Generic[F]):
             if out is None:
                 out = self.files[part.path] = places.begin(part.path, fresh=False)
             places.put(out, header, 0)
-            os.fsync(out)
+            with phase("syncing"):
+                os.fsync(out)
             if part.path != self.first:
                 os.close(self.files.pop(part.path))
         if keeper is not None:

@@ -1,0 +1,78 @@
+"""SHA256SUMS: digests of whole files beside them, as `sha256sum` writes and checks them."""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import WriteError
+from .profiling import stage
+from .writing import Progress, places
+
+NAME = "SHA256SUMS"
+_STEP_BYTES = 4 << 20
+
+
+def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
+    """Write the digests of files, all in one folder, into SHA256SUMS there, and return its path.
+
+    Lines on other files that it has stay as they are; the new ones come last. It is whole at any
+    time. Raises WriteError where a file cannot be read or the digests not be written.
+    """
+    sums = paths[0].parent / NAME
+    try:
+        with stage("SHA-256"):
+            lines = _lines(paths, progress)
+        out = places.begin(sums)
+        try:
+            kept = _kept(sums, {path.name for path in paths})
+            places.put(out, kept + lines, 0)
+            os.fsync(out)
+            places.rename([sums])
+        finally:
+            os.close(out)
+    except OSError as error:
+        raise WriteError(f"{sums}: {error.strerror}", hint="the files themselves are whole") from (
+            error
+        )
+    return sums
+
+
+def _lines(paths: Sequence[Path], progress: Progress | None) -> bytes:
+    total, done, lines = sum(path.stat().st_size for path in paths), 0, b""
+    buffer = bytearray(_STEP_BYTES)
+    for path in paths:
+        digest = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while n := file.readinto(buffer):
+                digest.update(memoryview(buffer)[:n])
+                done += n
+                if progress is not None:
+                    progress(path.name, done, total)
+        lines += _line(digest.hexdigest(), path.name)
+    return lines
+
+
+def _line(digest: str, name: str) -> bytes:
+    """A backslash in front says that there are some in the name, as GNU coreutils do."""
+    told = os.fsencode(name)
+    for plain, escaped in ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r")):
+        told = told.replace(plain, escaped)
+    mark = b"\\" if told != os.fsencode(name) else b""
+    return mark + digest.encode() + b"  " + told + b"\n"
+
+
+def _kept(sums: Path, names: set[str]) -> bytes:
+    """What the file says on others than these."""
+    try:
+        was = sums.read_bytes()
+    except FileNotFoundError:
+        return b""
+    lines = was.removesuffix(b"\n").split(b"\n") if was else []
+    digest = "0" * 64
+    replaced = {_line(digest, name).lstrip(b"\\")[66:-1] for name in names}
+    return b"".join(line + b"\n" for line in lines if line.lstrip(b"\\")[66:] not in replaced)
