@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from types import FrameType
 from typing import Annotated
 
@@ -74,6 +75,7 @@ def _root(
 def main() -> None:
     """Entry point of the `ggufmix` command."""
     _give_memory_back()
+    interrupted = _remembered()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup has set another
             signal.signal(number, _stop)
@@ -96,6 +98,25 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename is not None else "output: "
         print(f"error: {shown(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(1)
+    except Exception:
+        if not interrupted.is_set():
+            raise
+        sys.exit(128 + signal.SIGINT)
+
+
+def _remembered() -> threading.Event:
+    """Set by Ctrl-C, which raises KeyboardInterrupt as ever. Modules written in C make an
+    ImportError of it while they are loaded.
+    """
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.default_int_handler(number, frame)
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    return interrupted
 
 
 def _give_memory_back() -> None:

@@ -211,7 +211,8 @@ class Comparison:
             return None
         theirs, ours = raw.reshape(-1, kind.bytes), lattice.reshape(-1, kind.bytes)
         on = (ours[:, :2] != _NO_SCALE).any(axis=1)
-        return _counted(theirs[on], ours[on], kind)
+        on &= (rows.reshape(-1, kind.values) != 0).any(axis=1)  # zeros keep no scale
+        return _counted(theirs[on], ours[on], kind) if on.any() else None
 
 
 def _all_of(groups: int) -> Parts:

@@ -181,13 +181,13 @@ def test_a_run_that_is_stopped_leaves_nothing(
 ) -> None:
     """Ctrl-C, a service manager's TERM, a closed terminal: no file is left, finished or not."""
     slow = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         "from ggufmix.writing import places\n"
         "put = places.put\n"
         "def slowly(*args):\n"
         "    put(*args)\n"
-        "    print('written', flush=True)\n"
+        "    os.write(1, b'written\\n')  # at once: several threads do\n"
         "    time.sleep(0.2)\n"
         "places.put = slowly\n"
         "sys.argv = ['ggufmix', 'convert', *sys.argv[1:]]\n"
@@ -209,6 +209,33 @@ def test_a_run_that_is_stopped_leaves_nothing(
     assert run.returncode == 128 + number
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_modules_are_loaded(example: Path) -> None:
+    """Numpy, met by Ctrl-C in the middle of its import, tells another module that it cannot be
+    imported: that is no error of the installation.
+    """
+    early = (
+        "import os, signal, sys\n"
+        "import ggufmix.cli.plan\n"
+        "class Numpy:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name != 'numpy':\n"
+        "            return None\n"
+        "        try:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "        except KeyboardInterrupt:\n"
+        "            raise ImportError('numpy failed to import') from None\n"
+        "sys.meta_path.insert(0, Numpy())\n"
+        "sys.argv = ['ggufmix', 'plan', sys.argv[1]]\n"
+        "from ggufmix.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", early, str(example)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in done.stderr
 
 
 def test_names_from_files_do_not_steer_the_terminal(example: Path, tmp_path: Path) -> None:

@@ -129,6 +129,23 @@ def test_recovered_lattices_are_counted(model: Path, tmp_path: Path) -> None:
     assert t.verdict.grade == "WARN"
 
 
+def test_rows_of_zeros_are_no_lattice(model: Path, tmp_path: Path) -> None:
+    """A vocabulary is padded with zeros, and stock Q4_0 writes their scale as it likes: nothing of
+    the source was rounded.
+    """
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.embed_tokens.weight"][-3:] = 0
+    save_file(tensors, file, {"format": "pt"})
+    ggufmix.convert(model, tmp_path / "x.gguf", options=Options(recipe="pure:Q4_0"))
+    stock = rebuilt(tmp_path / "x.gguf", tmp_path / "y.gguf", values=anonymous)
+    report = proof.verify(stock, model)
+    [t] = [t for t in report.tensors if t.name == "token_embd.weight"]
+    assert t.kind.name == "Q4_0"
+    assert t.parts is None
+    assert report.grade == "GOOD"
+
+
 @pytest.fixture(scope="module")
 def weighed(example: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A file that was made with an importance matrix, and that matrix."""
