@@ -146,7 +146,7 @@ def test_small_groups_are_dequantized(tmp_path: Path) -> None:
     for bits, group, cols in ((8, 16, 64), (4, 16, 64), (4, 40, 40)):
         codes, scales = int4.lattice((6, cols), bits=bits, group=group)
         arrays = int4.packed("x", codes, scales, bits=bits)
-        with opened(tmp_path, arrays, int4.config(num_bits=bits)) as found:
+        with opened(tmp_path, arrays, int4.config(num_bits=bits, group_size=group)) as found:
             assert found.tensors["x.weight"].format is None
             assert len(found.notes) == 1
             expected = int4.unpacked("x", arrays, num_bits=bits, group_size=group)
@@ -282,6 +282,44 @@ def test_scales_that_mean_nothing(tmp_path: Path, value: float, dtype: Any) -> N
         if not np.isfinite(np.float32(scales[6, 1])):
             with pytest.raises(SourceError, match="row 6, group 1: expected a finite scale"):
                 found.tensors["x.weight"].rows(4, 8)
+        if value == 0:
+            with pytest.raises(SourceError, match="row 6, group 1: a scale of 0 in a group"):
+                found.tensors["x.weight"].rows(4, 8)
+
+
+def test_a_scale_of_zero_before_zeros(tmp_path: Path) -> None:
+    """Means what it says: a group of nothing is zeros, ordered by activation or not."""
+    codes, scales = int4.lattice((8, 64))
+    codes[6, 32:], scales[6, 1] = 0, 0
+    arrays = int4.packed("x", codes, scales)
+    with opened(tmp_path, arrays) as found:
+        np.testing.assert_array_equal(
+            found.tensors["x.weight"].rows(0, 8), int4.unpacked("x", arrays)
+        )
+    codes[6, 32] = 1
+    arrays = int4.packed("x", codes, scales)
+    arrays["x.weight_g_idx"] = (np.arange(64) % 2).astype(np.int32)
+    with (
+        opened(tmp_path, arrays) as found,
+        pytest.raises(SourceError, match="row 6, group 1: a scale of 0 in a group"),
+    ):
+        found.tensors["x.weight"].rows(4, 8)
+
+
+@pytest.mark.parametrize(("cols", "groups", "got"), [(64, 1, 64), (96, 4, 24), (100, 4, 25)])
+def test_groups_that_the_config_does_not_say(
+    tmp_path: Path, cols: int, groups: int, got: int
+) -> None:
+    """Scales that are cut, or of a last group that is not full: shared evenly among the columns
+    they would be those of others.
+    """
+    arrays = int4.packed("x", *int4.lattice((8, cols), group=got))
+    assert arrays["x.weight_scale"].shape == (8, groups)
+    with (
+        pytest.raises(SourceError, match=rf"x\.weight_scale: .* groups of 32 .* of {got}"),
+        opened(tmp_path, arrays, int4.config()),
+    ):
+        pass
 
 
 def test_what_is_not_packed_stays(tmp_path: Path) -> None:

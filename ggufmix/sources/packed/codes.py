@@ -164,7 +164,7 @@ class PackedCodes(Packed):
 
     def rows(self, start: int, stop: int) -> Array:
         """Rows start..stop, float32 (stop - start, cols): (code - zero) * scale. Raises
-        SourceError for a scale that is NaN or infinite.
+        SourceError for a scale that is NaN, infinite, or zero before codes that are not.
         """
         scales = self._scales(start, stop)
         check_finite(self.scale, scales, start, self._where)
@@ -178,9 +178,19 @@ class PackedCodes(Packed):
             apart = values.reshape(len(values), self.cols // self.group, self.group)
             zeros, each = None if zeros is None else zeros[..., np.newaxis], exact[..., np.newaxis]
         apart -= 1 << (self.bits - 1) if zeros is None else zeros
+        if not exact.all():
+            self._check_zeros(apart, each, start)
         with np.errstate(over="ignore"):  # whoever encodes infinities names their place
             apart *= each
         return values
+
+    def _check_zeros(self, codes: NDArray[Any], scales: NDArray[Any], start: int) -> None:
+        lost = np.argwhere((scales == 0) & (codes != 0))
+        if len(lost):
+            row, at = (int(i) for i in lost[0][:2])
+            group = at if self.order is None else int(self.order[at])
+            what = "a scale of 0 in a group whose codes are not all zero"
+            raise failed(self.scale, f"{self._where(start + row, group)}: {what}")
 
 
 def unpacked(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -56,7 +56,7 @@ class PackedInt4(PackedCodes):
         self._stated = partner(stored, self.weight, stem + SHAPE, "its shape")
         self.shape = self._shape(about)
         self.bits = self._bits(about)
-        self.group = self._group()
+        self.group = self._group(about)
         self.zero = stored.get(stem + ZERO)
         self.zeros = self.zero is not None
         self.order = self._order(stored.get(stem + ORDER))
@@ -120,7 +120,7 @@ class PackedInt4(PackedCodes):
             )
         return fitting[0]
 
-    def _group(self) -> int:
+    def _group(self, about: Mapping[str, Any] | None) -> int:
         rows, cols = self.shape
         shape = self.scale.shape
         if len(shape) != 2 or shape[0] != rows or not shape[1] or cols % shape[1]:
@@ -128,7 +128,11 @@ class PackedInt4(PackedCodes):
             raise failed(self.scale, f"expected shape {expected}, got {list(shape)}")
         if self.scale.stored not in ("F32", "F16", "BF16"):
             raise failed(self.scale, f"expected F32, F16 or BF16, got {self.scale.stored}")
-        return cols // shape[1]
+        group, stated = cols // shape[1], (about or {}).get("group_size")
+        if type(stated) is int and stated > 0 and group != stated:  # -1: a scale for each row
+            expected = f"groups of {stated} as config.json says"
+            raise failed(self.scale, f"expected {expected}, its shape {list(shape)} is of {group}")
+        return group
 
     def _order(self, stated: StoredTensor | None) -> NDArray[np.intp] | None:
         """The group of each column, or None where they are in order."""
