@@ -119,6 +119,7 @@ def calibrate(
     options.check()
     path = Path(out)
     check_place(path, overwrite=overwrite)
+    sources.check_local(src, "calibrate")
     with sources.open_checkpoint(src) as checkpoint:
         loading.check_plain(checkpoint.where, checkpoint.config)
         directory, stored = checkpoint.directory, list(checkpoint.tensors)

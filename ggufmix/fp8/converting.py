@@ -123,6 +123,7 @@ def convert(
     """
     options, how = options or Options(), how or How()
     folder = Path(out)
+    sources.check_local(src, "fp8")
     with sources.open_checkpoint(src) as source:
         places.check_folder(
             folder,
@@ -155,6 +156,7 @@ def convert(
 
 def plan(src: str | os.PathLike[str], options: Options | None = None) -> tuple[Choice, Planned]:
     """What `convert` would write: what becomes of each module, and the files. Costs the headers."""
+    sources.check_local(src, "fp8")
     with sources.open_checkpoint(src) as source:
         choice, planned, _ = _planned(source, options or Options())
     return choice, planned

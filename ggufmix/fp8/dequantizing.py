@@ -50,6 +50,7 @@ def dequantize(
     """
     how = how or How()
     folder = Path(out)
+    sources.check_local(src, "dequantize")
     with sources.open_checkpoint(src) as source:
         places.check_folder(
             folder,
@@ -58,11 +59,11 @@ def dequantize(
             may_exist=how.overwrite or how.resume,
         )
         shown = sources.presented(source.tensors, source.config)
+        refuse_bare(shown.tensors.values())
         if not shown.packed:
             raise ModelError(
                 f"{source.where}: expected packed weights (FP8, INT4, MXFP4), there are none"
             )
-        refuse_bare(shown.tensors.values())
         stored = dtype.upper()
         planned = Planned(
             shards.plan(list(_pieces(shown, stored)), max_shard_size),

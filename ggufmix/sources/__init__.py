@@ -8,7 +8,7 @@ from .listing import SUFFIX as LISTING_SUFFIX
 from .listing import ListedTensor, Listing, read_gguf, read_listing
 from .packed import Packed, Presented, presented
 from .packed.parts import OnInexact
-from .remote import is_remote, suffix
+from .remote import check_local, is_remote, suffix
 from .safetensors import StoredTensor, UnreadTensor
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "SourceFile",
     "StoredTensor",
     "UnreadTensor",
+    "check_local",
     "is_remote",
     "open_checkpoint",
     "open_gguf",

@@ -51,6 +51,7 @@ def test_the_flags_of_the_collector(example: Path, tmp_path: Path) -> None:
         (["{src}", "--model-dir", "{src}", "-o", "x.gguf"], "expected one checkpoint"),
         (["{src}"], "--out"),
         (["nowhere", "-o", "x.gguf"], "nowhere"),
+        (["hf://a/b", "-o", "x.gguf"], "hf://a/b: `calibrate` takes a folder of this machine"),
         (["{src}", "-o", "x.gguf", "--dtype", "f8"], "--dtype: expected one of auto, bf16"),
         (["{src}", "-o", "x.gguf", "--ctx", "1"], "--ctx"),
         (["{src}", "-o", "x.gguf", "--chunks", "2"], "--chunks counts windows of a text"),

@@ -118,6 +118,9 @@ def test_codes_without_scales(tmp_path: Path) -> None:
     src = folder(tmp_path / "src", {}, {NAME: codes, f"{NAME}_scale_inv": one, other: codes})
     with pytest.raises(SourceError, match="there are no scales for it"):
         dequantize(src, tmp_path / "out")
+    none = folder(tmp_path / "none", {}, {other: codes})
+    with pytest.raises(SourceError, match="there are no scales for it"):
+        dequantize(none, tmp_path / "out")
 
 
 def test_into_itself(tmp_path: Path) -> None:

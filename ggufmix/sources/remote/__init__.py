@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from ...errors import UsageError
 from ..storage import shown
-from .addresses import Address, is_remote, label, parse, suffix
+from .addresses import Address, check_local, is_remote, label, parse, suffix
 from .folder import RemoteFolder, Store
 from .patience import Patience
 
-__all__ = ["RemoteFolder", "is_remote", "open_folder", "suffix"]
+__all__ = ["RemoteFolder", "check_local", "is_remote", "open_folder", "suffix"]
 
 
 def open_folder(src: str) -> tuple[RemoteFolder, str | None]:

@@ -55,6 +55,17 @@ def is_remote(src: str | os.PathLike[str]) -> bool:
     return _SCHEME.match(given) is not None
 
 
+def check_local(src: str | os.PathLike[str], command: str) -> None:
+    """Raise UsageError where a source is an address, for a command that takes none."""
+    given = os.fspath(src)
+    if _SCHEME.match(given) or _COLLAPSED.match(given):
+        whole = re.sub(r"^([^:/]+):/+", r"\1://", given)
+        raise UsageError(
+            f"{shown(label(whole))}: `{command}` takes a folder of this machine, not an address",
+            hint="download it first: hf download OWNER/NAME --local-dir DIR",
+        )
+
+
 def suffix(src: str | os.PathLike[str]) -> str:
     """The suffix of the file that is meant, such as ".gguf"; "" for a folder without one."""
     given = os.fspath(src)
