@@ -248,7 +248,11 @@ class _Maxima:
         key = next((k for k in keys if k in self._vectors), None)
         if key is None:
             return None
-        return usable(np.square(self._checked(key, weight, cols)), self.name, weight)
+        maxima = usable(self._checked(key, weight, cols), self.name, weight)
+        if maxima is None:
+            return None
+        with np.errstate(over="ignore"):  # `usable` says what became of it
+            return usable(np.square(maxima), self.name, weight)
 
     def _checked(self, key: str, weight: str, cols: int) -> Vector:
         found = self._vectors[key]

@@ -263,6 +263,14 @@ def test_the_json_of_maxima(tmp_path: Path) -> None:
     assert (got == 4).all()
 
 
+@pytest.mark.parametrize("wrong", [-2.0, 1e30])
+def test_maxima_that_cannot_be_meant(tmp_path: Path, wrong: float) -> None:
+    """Below zero, or with a square beyond float32: not squared and taken for good."""
+    found = read(seed(tmp_path / "x.json", {OUT: [wrong] + [1.0] * 127}), "moe-one-by-one")
+    with pytest.raises(ImportanceError, match=r"x.json has 1 values that are not finite or below"):
+        found.vector(OUT, None, 128)
+
+
 @pytest.mark.parametrize(
     ("content", "kind", "said"),
     [
