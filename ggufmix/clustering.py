@@ -106,7 +106,7 @@ def _spread(
 
 
 def _result(future: Future[Done], where: str) -> Done:
-    from distributed import KilledWorker
+    from distributed import CancelledError, KilledWorker
 
     try:
         return future.result()
@@ -115,6 +115,8 @@ def _result(future: Future[Done], where: str) -> Done:
             f"{where}: the workers that made it died, one after another",
             hint="their memory may not be enough: fewer threads for each",
         ) from error
+    except CancelledError as error:
+        raise WriteError(f"{where}: the scheduler is gone: {error}") from error
     except OSError as error:
         raise WriteError(f"{where}: on a worker: {error}") from error
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,11 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="module")
-def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A scheduler, in a process of its own."""
+@contextmanager
+def scheduling() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler, in a process of its own, and its address."""
     port = free_port()
-    with _process("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"):
+    with _process("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard") as process:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline:
             try:
@@ -54,7 +55,14 @@ def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
-        yield f"tcp://127.0.0.1:{port}"
+        yield f"tcp://127.0.0.1:{port}", process
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """The address of one that most tests share."""
+    with scheduling() as (address, _):
+        yield address
 
 
 class _process:  # noqa: N801
@@ -173,6 +181,26 @@ def test_a_worker_is_killed(larger: Path, scheduler: str, tmp_path: Path) -> Non
     assert killed.is_set()
     assert len(made.found) == len(made.plan.tensors)
     assert (tmp_path / "there.gguf").read_bytes() == (tmp_path / "here.gguf").read_bytes()
+
+
+def test_the_scheduler_is_killed(
+    larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run ends at once and says why; what was made is continued without a cluster."""
+    monkeypatch.setattr(keeping, "SYNC_SECONDS", 0.0)
+    out = tmp_path / "there.gguf"
+    with scheduling() as (address, process), worker(address, tmp_path, GGUFMIX_TIER="base"):
+
+        def progress(_: str, done: int, total: int) -> None:
+            if keeping.left(out) and done < total:
+                process.kill()
+
+        with pytest.raises(WriteError, match="the scheduler is gone"):
+            ggufmix.convert(larger, out, "q6_k", progress=progress, engine=clustering.on(address))
+    assert not out.exists()
+    assert ggufmix.convert(larger, out, "q6_k", resume=True).resumed > 0
+    ggufmix.convert(larger, tmp_path / "here.gguf", "q6_k")
+    assert out.read_bytes() == (tmp_path / "here.gguf").read_bytes()
 
 
 def test_begun_there_continued_here(
