@@ -26,9 +26,11 @@ from convert import converter, copy, cpu, make, timed
 
 TYPES = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_k_m": "Q4_K_M", "q6_k": "Q6_K"}
 """Recipes, and what llama-quantize calls them."""
-SIZES = {1: "0.13 B", 8: "0.54 B", 33: "2.0 B"}
-"""Layers, and the weights of a checkpoint with so many."""
+SIZES = {1: 0.127, 8: 0.541, 33: 2.021}
+"""Layers, and the weights in billions of a checkpoint with so many."""
 MIDDLE = 8
+LARGE = 1027
+"""Billions of weights of Kimi-K2."""
 COPY, STEP = "copy, synced", "llama.cpp's converter to "
 
 Figures = dict[str, list[tuple[float, float]]]
@@ -111,8 +113,9 @@ def report(figures: Figures) -> None:
         print(f"| {recipe} | {against:.2f} | {gain} |")
 
 
-def growth(folder: Path, runs: int) -> None:
-    """Print seconds and memory for each size."""
+def growth(folder: Path, runs: int) -> dict[str, list[float]]:
+    """Print seconds and memory for each size; return the seconds, by what was run."""
+    spent: dict[str, list[float]] = {}
     out, log = folder / "out.gguf", folder / "log"
     print("\n| weights | GB of source | copy, s | q8_0, s | peak MB | q4_k_m, s | peak MB |")
     print("|--:|--:|--:|--:|--:|--:|--:|")
@@ -123,10 +126,25 @@ def growth(folder: Path, runs: int) -> None:
         commands |= {recipe: ours(model, out, recipe) for recipe in ("q8_0", "q4_k_m")}
         cells = []
         for name, measured in rounds(commands, out, runs, log).items():
-            cells.append(f"{statistics.median(taken for taken, _ in measured):.2f}")
+            spent.setdefault(name, []).append(statistics.median(taken for taken, _ in measured))
+            cells.append(f"{spent[name][-1]:.2f}")
             if name != COPY:
                 cells.append(f"{max(peak for _, peak in measured):.0f}")
-        print(f"| {weights} | {n_bytes / 1e9:.2f} | {' | '.join(cells)} |", flush=True)
+        print(f"| {weights:.2f} B | {n_bytes / 1e9:.2f} | {' | '.join(cells)} |", flush=True)
+    return spent
+
+
+def trillion(spent: dict[str, list[float]]) -> None:
+    """Print what LARGE billion weights would take, from what the largest two sizes differ by: a
+    start costs nothing there.
+    """
+    more = SIZES[33] - SIZES[8]
+    print(f"\n| to | seconds per B weights | hours for {LARGE} B weights | on ten such machines |")
+    print("|---|--:|--:|--:|")
+    for name, (_, middle, large) in spent.items():
+        each = (large - middle) / more
+        hours = each * LARGE / 3600
+        print(f"| {name} | {each:.2f} | {hours:.2f} | {hours / 10:.2f} |")
 
 
 def phases(model: Path, out: Path) -> None:
@@ -158,10 +176,12 @@ def main() -> None:
                 make(folder / f"model-{layers}", "--layers", str(layers))
         model = folder / f"model-{MIDDLE}"
         commands = contest(model, folder, given.llama_quantize)
-        print(f"{cpu()}, {os.cpu_count()} cores; {SIZES[MIDDLE]} weights, {given.runs} runs\n")
+        print(
+            f"{cpu()}, {os.cpu_count()} cores; {SIZES[MIDDLE]:.2f} B weights, {given.runs} runs\n"
+        )
         report(rounds(commands, folder / "out.gguf", given.runs, folder / "log"))
         phases(model, folder / "out.gguf")
-        growth(folder, given.runs)
+        trillion(growth(folder, given.runs))
     finally:
         for name in ("out.gguf", "bf16.gguf"):
             (folder / name).unlink(missing_ok=True)
