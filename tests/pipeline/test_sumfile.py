@@ -56,6 +56,7 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
     """The file is sha256sum's own, byte for byte, and names that need care are found again."""
     path = tmp_path / name
     path.write_bytes(b"one")
+    (tmp_path / "SHA256SUMS").touch()
     sumfile.record([path])
     path.write_bytes(b"two" * 5_000_000)
     sumfile.record([path])
