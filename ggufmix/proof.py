@@ -114,6 +114,7 @@ def verify_sums(
     if stated is None and problems and reading.is_sealed(parts[0]):
         return Report((), tuple(problems), n_all=sum(len(p.header.tensors) for p in parts))
     if stated is None:
+        sources.open_gguf(out).close()  # parts that are not of one file are said first
         raise UsageError(
             f"{out}: carries no checksums of its tensors: there is nothing to hold it against",
             hint="--against SRC compares it with what it was made from",

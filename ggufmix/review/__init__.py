@@ -48,6 +48,8 @@ def look(src: str | os.PathLike[str]) -> Outline:
     if start == b"GGUF":
         return _of_file(path)
     try:
+        if start.lstrip()[:1] not in (b"{", b""):  # nor is it read, however large it is
+            raise ValueError(f"it begins with {start!r}")
         document = json.loads(path.read_bytes())
     except ValueError as error:
         raise SourceError(

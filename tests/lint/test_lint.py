@@ -14,6 +14,7 @@ from unfold import unfold
 import ggufmix
 from ggufmix import review
 from ggufmix.codecs import FORMATS
+from ggufmix.errors import SourceError
 from ggufmix.models.gguf_names import role_of
 from ggufmix.outline import Entry, Outline, Use
 from ggufmix.pipeline import Options
@@ -250,3 +251,12 @@ def test_what_is_neither(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
     assert lint(tmp_path / "nowhere").returncode == 2
     assert lint(text, "--target", "ollama").returncode == 2
+
+
+def test_a_large_file_of_another_kind_is_not_read(tmp_path: Path) -> None:
+    """Weights that are no GGUF file: refused by how they begin, not after a terabyte in memory."""
+    weights = tmp_path / "model.safetensors"
+    with weights.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(SourceError, match="neither a GGUF file nor JSON: it begins with"):
+        review.check(weights)

@@ -290,6 +290,9 @@ def test_a_file_in_parts(file: Path, example: Path, tmp_path: Path) -> None:
     report = proof.verify(parts[0], example)
     [failed] = [t.name for t in report.tensors if t.verdict.grade == "FAIL"]
     assert failed in data_of(parts[2])
+    parts[1].write_bytes(parts[3].read_bytes())  # which has not as many tensors
+    with pytest.raises(GgufmixError, match=r"expected split\.no of 1, got 3"):
+        proof.verify_sums(parts[0])
     parts[1].unlink()
     with pytest.raises(GgufmixError, match="missing"):
         proof.verify_sums(parts[0])
