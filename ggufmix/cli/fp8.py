@@ -4,6 +4,8 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +52,19 @@ ShardSize = Annotated[
         "--max-shard-size", metavar="5GB", help="Split the weights anew; by default as SRC does."
     ),
 ]
+
+
+@contextmanager
+def _resumable(out: Path) -> Iterator[None]:
+    """Say where a command that did not end well has left something to continue."""
+    from ..fp8 import saving
+
+    try:
+        yield
+    except BaseException:
+        if saving.stopped(out):
+            note(f"{out} is unfinished: the same command with --resume continues it")
+        raise
 
 
 def fp8(
@@ -178,7 +193,7 @@ def fp8(
         return
     if out is None:
         raise UsageError("expected a folder to write, -o DIR; or --dry-run")
-    with progress.shown() as bar:
+    with _resumable(out), progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce)
         result = converting.convert(source, out, options, how)
     _report(result.review, out, as_json=as_json, extra={"written": _written(result.planned)})
@@ -225,7 +240,7 @@ def dequantize(
     from ..fp8 import dequantizing, saving
 
     kind = _one_of("--dtype", dtype, ("bf16", "f32"))
-    with progress.shown() as bar:
+    with _resumable(out), progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce_plain)
         size = None if max_shard_size is None else saving.bytes_of(max_shard_size)
         planned = dequantizing.dequantize(src, out, kind, max_shard_size=size, how=how)

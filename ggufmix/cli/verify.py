@@ -54,6 +54,11 @@ def verify(
 ) -> None:
     """Hold a file against its source, or its checksums. Exit 1 where a tensor or a byte fails."""
     if out.is_dir():
+        given = {"--recipe": recipe, "--imatrix": imatrix, "--quick": quick, "--sample": sample}
+        given |= {"--all": every, "--checksums": checksums and against is not None}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option} is for GGUF files: of a folder all is compared")
         _folder(out, against, threads, as_json=as_json)
         return
     from .. import progress, proof

@@ -19,7 +19,7 @@ from ..sources import Checkpoint, StoredTensor
 from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
 from ..tensor import Tensor
-from ..writing import Part, Progress, Resumable, thread_count, write
+from ..writing import Part, Progress, Resumable, left, thread_count, write
 from ..writing.places import unfinished
 from . import places, shards
 from .losses import Lost
@@ -110,6 +110,11 @@ def save(
         places.put_json(folder / INDEX, index)
     places.put_json(folder / "config.json", planned.config)
     return found
+
+
+def stopped(folder: Path) -> bool:
+    """Whether a run has left something in it that can be continued."""
+    return any(left(part.with_suffix("")) for part in folder.glob("*.safetensors.part"))
 
 
 def _whole(folder: Path, planned: Planned, jobs: Jobs) -> bool:

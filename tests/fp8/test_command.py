@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import numpy as np
 import pytest
 from fp8.models import DENSE, arrays_of, config_of, dense, folder, loaded, moe, stored
 
+from ggufmix.cli.fp8 import fp8
+from ggufmix.fp8 import jobs
 from ggufmix.fp8.coding import Search
 from ggufmix.fp8.converting import Options, convert
+from ggufmix.writing import keeping
 
 Run = subprocess.CompletedProcess[str]
 
@@ -146,6 +150,43 @@ def test_verify(src: Path, tmp_path: Path) -> None:
     done = ggufmix("verify", out, "--against", src, code=1)
     assert "Do not deploy" in done.stdout
     assert "--against SRC" in ggufmix("verify", out, code=2).stderr
+    assert "--against SRC" in ggufmix("verify", out, "--checksums", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    "option", ["--checksums", "--quick", "--all", "--sample=3", "--recipe=x", "--imatrix=x"]
+)
+def test_verify_takes_nothing_that_it_would_not_do(src: Path, tmp_path: Path, option: str) -> None:
+    """What is meant for GGUF files is refused for a folder, not passed over."""
+    done = ggufmix("verify", tmp_path, "--against", src, option, code=2)
+    assert f"{option.partition('=')[0]} is for GGUF files" in done.stderr
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_stopped_run_says_how_to_go_on(
+    src: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    begun: bool,
+) -> None:
+    """Where there is something to go on with, and only there."""
+    real, out = jobs.Coding.make, tmp_path / "out"
+    made: list[str] = []
+
+    def stopping(self: jobs.Coding, start: int, stop: int) -> Any:
+        made.append(self.name)
+        if len(made) > 20 or not begun:
+            time.sleep(0.3 if begun else 0)
+            raise KeyboardInterrupt
+        return real(self, start, stop)
+
+    monkeypatch.setattr(keeping, "SYNC_SECONDS", 0.01 if begun else 60)
+    monkeypatch.setattr(jobs.Coding, "make", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fp8(src, out=out, threads=1)
+    said = f"{out} is unfinished: the same command with --resume continues it"
+    assert (said in capsys.readouterr().err) == begun
 
 
 USAGE = {
