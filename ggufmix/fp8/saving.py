@@ -101,6 +101,7 @@ def save(
             if made and not any(folder.iterdir()):
                 folder.rmdir()
             raise
+    (folder / "config.json").unlink(missing_ok=True)  # of an earlier output: it lists other modules
     for path in places.stale(folder, [shard.name for shard in planned.shards]):
         path.unlink()
     for name in planned.side.copied:

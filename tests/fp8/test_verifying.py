@@ -18,7 +18,7 @@ from fp8.models import DENSE, arrays_of, config_of, dense, folder, loaded, moe
 from sources.build import weights as write_weights
 
 from ggufmix.errors import ModelError, WriteError
-from ggufmix.fp8 import rereading
+from ggufmix.fp8 import places, rereading
 from ggufmix.fp8.coding import Search, Sums, dequantize, quantize
 from ggufmix.fp8.converting import Options, convert
 from ggufmix.fp8.losses import Lost, measured
@@ -305,6 +305,24 @@ def test_shards_that_were_whole_already(pair: tuple[Path, Path], tmp_path: Path)
     assert review.weights == rereading.verify(out, pair[0]).weights
     assert review.read_back == len(review.weights)
     assert config_of(out) == config_of(pair[1])
+
+
+def test_new_shards_never_stand_beside_an_old_config(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overwritten with another choice of modules and stopped after the shards: the list of before
+    would have engines read FP8 as BF16.
+    """
+    out = tmp_path / "out"
+    shutil.copytree(pair[1], out)
+
+    def stopping(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(places, "copy", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        convert(pair[0], out, Options(preset="official"), How(overwrite=True))
+    assert not (out / "config.json").exists()
 
 
 @pytest.mark.parametrize(
