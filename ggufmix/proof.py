@@ -109,16 +109,16 @@ def verify_sums(
     progress: writing.Progress | None = None,
 ) -> Report:
     """Hold a file against the checksums that it carries. Raises UsageError where it has none."""
-    parts = reading.parts_of(Path(out))
-    stated, problems = reading.stated_sums(parts), list(headers.damage(parts))
-    if stated is None and problems and reading.is_sealed(parts[0]):
-        return Report((), tuple(problems), n_all=sum(len(p.header.tensors) for p in parts))
-    if stated is None:
-        sources.open_gguf(out).close()  # parts that are not of one file are said first
-        raise UsageError(
-            f"{out}: carries no checksums of its tensors: there is nothing to hold it against",
-            hint="--against SRC compares it with what it was made from",
-        )
+    with reading.parts_of(Path(out)) as parts:
+        stated, problems = reading.stated_sums(parts), list(headers.damage(parts))
+        if stated is None and problems and reading.is_sealed(parts[0]):
+            return Report((), tuple(problems), n_all=sum(len(p.header.tensors) for p in parts))
+        if stated is None:
+            sources.open_gguf(out).close()  # parts that are not of one file are said first
+            raise UsageError(
+                f"{out}: carries no checksums of its tensors: there is nothing to hold it against",
+                hint="--against SRC compares it with what it was made from",
+            )
     with sources.open_gguf(out) as file:
         jobs = [Reading(stored) for stored in file.tensors.values()]
         found = _sums(jobs, threads, progress)[1]
@@ -168,10 +168,9 @@ def verify(
     threads, progress  as for `pipeline.convert`
     Raises the errors of ggufmix.errors; what is wrong with the file's values is in the report.
     """
-    parts = reading.parts_of(Path(out))
-    values = parts[0].header.values
-    known = recalled(values, recipe=recipe, imatrix=imatrix)
     with ExitStack() as stack:
+        parts = stack.enter_context(reading.parts_of(Path(out)))
+        known = recalled(parts[0].header.values, recipe=recipe, imatrix=imatrix)
         file = stack.enter_context(sources.open_gguf(out))
         planned, known = _planned(stack, out, src, file, known, imatrix, threads, progress)
         by_name = _with_outer_scales(planned)

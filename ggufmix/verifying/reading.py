@@ -8,6 +8,7 @@ Checksums: see ggufmix/checksums.py. Only files on this machine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,21 @@ class Part:
         return self.data.name
 
 
-def parts_of(path: Path) -> list[Part]:
-    """Every part of a file, in order. Raises UsageError and SourceError."""
+@contextmanager
+def parts_of(path: Path) -> Iterator[list[Part]]:
+    """Every part of a file, in order, open as long as the block lasts. Raises UsageError and
+    SourceError.
+    """
     if not path.is_file():
         raise UsageError(f"{shown(str(path))}: expected a GGUF file, there is none")
     folder = LocalFolder(path.parent)
+    try:
+        yield _parts(folder, path)
+    finally:
+        folder.close()
+
+
+def _parts(folder: LocalFolder, path: Path) -> list[Part]:
     first = _part(folder, path.name)
     count = number_of(first.header.values, "split.count", first.name, 1)
     if count <= 1:

@@ -6,7 +6,9 @@ parts; and the command.
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -296,6 +298,21 @@ def test_a_file_in_parts(file: Path, example: Path, tmp_path: Path) -> None:
     parts[1].unlink()
     with pytest.raises(GgufmixError, match="missing"):
         proof.verify_sums(parts[0])
+
+
+def test_files_are_closed(file: Path, example: Path) -> None:
+    """Whoever verifies a folder of large sets, from Python, has no files left open."""
+    before, known = os.listdir("/dev/fd"), gc.isenabled()
+    gc.disable()
+    try:
+        proof.verify_sums(file)
+        proof.verify(file, example, quick=True, sample=1)
+        with pytest.raises(GgufmixError):
+            proof.verify_sums(example / "config.json")
+        assert os.listdir("/dev/fd") == before
+    finally:
+        if known:
+            gc.enable()
 
 
 def test_quick(file: Path, example: Path, tmp_path: Path) -> None:
