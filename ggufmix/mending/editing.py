@@ -105,7 +105,9 @@ def prepare(path: Path, edit: Edit) -> Change:
     after = {k: v for k, v in found.values.items() if k not in (*edit.remove, PADDING)}
     after |= edit.set
     new, filled = _of_size(after, found, len(old))
-    return Change(path, found.values, filled, len(new) == len(old), old, _sealed(new, filled))
+    if _is_sound(found.values, old):  # else a damaged header would pass for a sound one
+        new = _sealed(new, filled)
+    return Change(path, found.values, filled, len(new) == len(old), old, new)
 
 
 def _of_size(
@@ -127,6 +129,12 @@ def _header(values: Mapping[str, Value], infos: Iterable[TensorInfo], alignment:
         return header(values, infos, alignment)
     except ModelError as error:
         raise UsageError(str(error)) from error
+
+
+def _is_sound(values: Mapping[str, Value], raw: bytes) -> bool:
+    """Whether a header is what its checksum says, as far as it has one."""
+    stated = values.get(checksums.HEADER)
+    return stated is None or stated.data == checksums.of_header(raw, values)
 
 
 def _sealed(new: bytes, values: Mapping[str, Value]) -> bytes:

@@ -120,6 +120,18 @@ def test_in_place_moves_nothing(file: Path) -> None:
     assert not list(file.parent.glob("*.header*"))
 
 
+def test_a_damaged_header_does_not_become_a_sound_one(file: Path) -> None:
+    """A letter of the vocabulary is wrong: an edit of the name gives it no new checksum."""
+    from ggufmix import proof
+
+    raw = bytearray(file.read_bytes())
+    raw[raw.index("\u0120the".encode()) + 2] ^= 1
+    file.write_bytes(raw)
+    assert proof.verify_sums(file).grade == "FAIL"
+    editing.apply(editing.prepare(file, Edit({"general.name": text("other")})))
+    assert proof.verify_sums(file).grade == "FAIL"
+
+
 def test_removed_and_set_again_is_the_same_file(file: Path, converted: bytes) -> None:
     """Padding comes and goes: a key at the end that is taken away and set again leaves no trace."""
     last = [*mending.read(file)[0].values][-1]
