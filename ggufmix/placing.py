@@ -156,7 +156,13 @@ def _of_gguf(found: GgufFile, *, pre: str | None, model_name: str | None) -> Pla
     if model_name is not None:
         values["general.name"] = text(model_name)
     placed = by_name(found.tensors)
-    return Placement(arch.data, placed, values, files=found.files, abandon=found.abandon)
+    warnings = tuple(
+        f"{name}: its header is not what its checksum says: damaged, or edited by another program"
+        for name in found.broken_seals()
+    )
+    return Placement(
+        arch.data, placed, values, warnings=warnings, files=found.files, abandon=found.abandon
+    )
 
 
 def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bool) -> Placement:

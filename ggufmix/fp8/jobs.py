@@ -26,6 +26,14 @@ from .naming import Matrix
 BAND_BYTES = 2 << 20
 """Source bytes of a band."""
 
+_DAMAGED = "the checkpoint is damaged, or was saved from a run that had diverged"
+_EXPONENTS: dict[str, np.uint32 | np.uint16] = {
+    "F32": np.uint32(0x7F800000),
+    "F16": np.uint16(0x7C00),
+    "BF16": np.uint16(0x7F80),
+}
+"""All bits of the exponent: what NaN and infinity have set."""
+
 Weights = Callable[[Matrix], NDArray[np.float32] | None]
 """Mean squares of the activations that meet each column of a matrix, float32 (cols,), or None."""
 
@@ -101,7 +109,7 @@ class Coding:
                 f"{place(matrix.tensor, row, error.column, matrix.first)}: {error}",
                 row=row,
                 column=error.column,
-                hint="the checkpoint is damaged, or was saved from a run that had diverged",
+                hint=_DAMAGED,
             ) from error
         scales = made.scales.astype(_SCALES[self.stored])
         at = start // BLOCK * scales.shape[1] * scales.itemsize
@@ -146,8 +154,20 @@ class Copying:
         return spans(self.tensor.n_rows, self.tensor.row_bytes)
 
     def make(self, start: int, stop: int) -> Made[Lost]:
-        """Rows start..stop."""
+        """Rows start..stop. Raises NotFiniteError: no engine computes with such a number."""
         raw = self.tensor.raw(start, stop)
+        exponent = _EXPONENTS.get(self.tensor.stored)
+        if exponent is not None:
+            bad = (raw.view(exponent.dtype) & exponent) == exponent
+            if bad.any():
+                row, column = (int(n) for n in np.argwhere(bad)[0])
+                raise NotFiniteError(
+                    f"{place(self.tensor, start + row, column)}: expected a number, got NaN or "
+                    "infinity",
+                    row=start + row,
+                    column=column,
+                    hint=_DAMAGED,
+                )
         return Made((Piece(0, start * self.tensor.row_bytes, raw.data.cast("B")),), Lost())
 
 

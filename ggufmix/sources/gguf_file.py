@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import checksums
 from ..codecs import FORMATS, Format, decode
 from ..container import Header, TensorInfo, Value, read_header
 from ..errors import SourceError, UsageError
@@ -141,6 +142,16 @@ class GgufFile(OfFolder):
             )
         self.tensors = tensors
         self.files = tuple(SourceFile(part, min(head.data_at, part.size)) for part, head in parts)
+        self._parts = parts
+
+    def broken_seals(self) -> list[str]:
+        """Names of the files whose header is not what its own checksum says."""
+        return [
+            part.name
+            for part, head in self._parts
+            if (seal := head.values.get(checksums.HEADER)) is not None
+            and checksums.of_header(part.read(0, head.data_at), head.values) != seal.data
+        ]
 
 
 def open_gguf(path: str | os.PathLike[str]) -> GgufFile:

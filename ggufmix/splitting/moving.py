@@ -127,6 +127,12 @@ def _move(
     *,
     overwrite: bool,
 ) -> None:
+    for name in file.broken_seals():
+        raise SourceError(
+            f"{name}: its header is not what its checksum says: damaged, or edited by another "
+            "program",
+            hint=f"if it was edited: ggufmix meta {name} --remove-kv {checksums.HEADER}",
+        )
     for division in divisions:
         for source in file.files:
             if source.path is None or not division.path.exists():

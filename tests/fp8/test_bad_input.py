@@ -16,7 +16,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from fp8.models import DENSE, MOE, arrays_of, config_of, dense, folder, moe, split, stored
+from fp8.models import DENSE, MOE, arrays_of, config_of, dense, folder, moe, split
 from sources.build import write_json
 
 from ggufmix.errors import ModelError, NotFiniteError, SourceError, UsageError, WriteError
@@ -143,14 +143,18 @@ def test_values_that_are_no_numbers(tmp_path: Path, value: float, fused: bool) -
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_not_quantized_may_hold_anything(tmp_path: Path) -> None:
-    """Infinity in what is copied is the model's own affair."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_what_is_copied_is_looked_at(tmp_path: Path, dtype: type) -> None:
+    """NaN or infinity in what stays as it is: such a model would be called ready for inference."""
     arrays = arrays_of(DENSE)
-    arrays["model.language_model.embed_tokens.weight"][3, 4] = np.inf
-    src = folder(tmp_path / "src", DENSE.raw_config(), arrays)
-    convert(src, tmp_path / "out")
     name = "model.language_model.embed_tokens.weight"
-    assert stored(tmp_path / "out")[name] == stored(src)[name]
+    arrays[name] = arrays[name].astype(dtype)
+    arrays[name][3, 4] = np.inf
+    arrays[name][5, 0] = np.nan
+    src = folder(tmp_path / "src", DENSE.raw_config(), arrays)
+    with pytest.raises(NotFiniteError, match=rf"model\.safetensors: {name}, .* row 3, column 4"):
+        convert(src, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_quantized_already(tmp_path: Path) -> None:

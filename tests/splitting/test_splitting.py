@@ -18,7 +18,7 @@ from sources.gguf_build import blocks_of, gguf_file
 from writing.test_checksums import damage
 
 import ggufmix
-from ggufmix import checksums, sources
+from ggufmix import checksums, mending, sources
 from ggufmix.errors import SourceError, UsageError, WriteError
 from ggufmix.pipeline import Options
 from ggufmix.runtime import Llama
@@ -107,6 +107,28 @@ def test_damage_is_found_on_the_way(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{tensor.name}: its data is not what the file's"):
         split(bad, Limits(None, 20))
     assert [p.name for p in tmp_path.iterdir()] == ["bad.gguf"]
+
+
+def test_damaged_headers_get_no_fresh_seal(whole: Path, tmp_path: Path) -> None:
+    """One letter of a value is another: `split` and `merge` refuse it, since their own seal would
+    hide it; `convert` of such a file says so. Without the seal it is a file like any other.
+    """
+    bad = tmp_path / "bad.gguf"
+    data = bytearray(whole.read_bytes())
+    data[data.index(b"4x2.9M")] ^= 2
+    bad.write_bytes(data)
+    with pytest.raises(SourceError, match=r"bad\.gguf: its header is not what its checksum says"):
+        split(bad, Limits(tensors=30), tmp_path / "y.gguf")
+    parts = split(whole, Limits(tensors=30), tmp_path / "z.gguf")
+    data = bytearray(parts[1].read_bytes())
+    data[data.index(b"ggufmix.header") + 26] ^= 1
+    parts[1].write_bytes(data)
+    with pytest.raises(SourceError, match=r"z-00002.*: its header is not what"):
+        merge(parts[0], tmp_path / "y.gguf")
+    [warning] = ggufmix.plan(bad).warnings
+    assert "bad.gguf: its header is not what its checksum says" in warning
+    mending.apply(mending.prepare(bad, mending.Edit({}, (checksums.HEADER,))))
+    assert len(split(bad, Limits(tensors=30), tmp_path / "y.gguf")) > 1
 
 
 def test_files_of_others(tmp_path: Path) -> None:
