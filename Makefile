@@ -3,7 +3,7 @@
 # make            lint, types and tests
 # make sanitize   kernel tests with sanitizers
 # make fuzz       every fuzzing target for FUZZ_SECONDS
-# make bench      the tables of the README, measured on this machine
+# make bench      the tables of the documents, measured on this machine
 
 PYTHON ?= python3
 VENV := .venv
@@ -61,6 +61,8 @@ demo: build
 bench: $(TOOLS) build
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/fp8.py
+	$(BIN)/python benchmarks/pipeline.py
 
 clean:
 	rm -rf $(VENV) build dist demo *.egg-info ggufmix/*.so
