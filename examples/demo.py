@@ -1,7 +1,7 @@
 """Convert the example model and run it in llama.cpp: what `make demo` shows.
 
-Prints the plan, a continuation, and the perplexity of the source-precision file beside that of the
-quantized one.
+Prints the plan, a continuation, and perplexity and KL divergence of the quantized file beside one
+in the checkpoint's own precision.
 """
 
 # SPDX-License-Identifier: MIT
@@ -10,13 +10,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ggufmix.runtime import Llama, perplexity
+from ggufmix.runtime import Llama
 
 HERE = Path(__file__).parent
 MODEL = HERE / "tiny-qwen35moe"
 OUT = HERE.parent / "demo"
 PROMPT = "The film was released in"
-WINDOW, WINDOWS, NEW_TOKENS = 512, 16, 32
+FILES = "demo/tiny-BF16.gguf", "demo/tiny-SSM_BF16-Q8_0.gguf"
+WINDOWS, NEW_TOKENS = 16, 32
 
 
 def ggufmix(*arguments: str) -> None:
@@ -37,18 +38,14 @@ def continuation(path: Path) -> str:
 def main() -> None:
     """The whole tour; about ten seconds."""
     OUT.mkdir(exist_ok=True)
-    source, quantized = OUT / "tiny-BF16.gguf", OUT / "tiny-SSM_BF16-Q8_0.gguf"
     model = str(MODEL.relative_to(HERE.parent))
     ggufmix("plan", model)
-    ggufmix("convert", model, "-o", "demo/tiny-BF16.gguf", "--recipe", "bf16", "--overwrite")
-    ggufmix("convert", model, "-o", "demo/tiny-SSM_BF16-Q8_0.gguf", "--overwrite")
-    print(f"\nllama.cpp, {quantized.name}, {NEW_TOKENS} tokens:\n  {continuation(quantized)!r}")
-    with Llama(source) as loaded:
-        tokens = loaded.tokenize((HERE / "wiki-heldout.txt").read_text())[: WINDOW * WINDOWS]
-    print(f"\nPerplexity on {len(tokens)} held-out tokens, windows of {WINDOW}:")
-    for path in (source, quantized):
-        measured = perplexity(path, tokens, WINDOW)
-        print(f"  {path.name:26} {path.stat().st_size:>10,} bytes  {measured:8.3f}", flush=True)
+    ggufmix("convert", model, "-o", FILES[0], "--recipe", "bf16", "--overwrite")
+    ggufmix("convert", model, "-o", FILES[1], "--overwrite")
+    said = continuation(HERE.parent / FILES[1])
+    print(f"\nllama.cpp, {FILES[1]}, {NEW_TOKENS} tokens:\n  {said!r}")
+    text = ("--text", "examples/wiki-heldout.txt", "--chunks", str(WINDOWS))
+    ggufmix("eval", *FILES, *text, "--base", FILES[0])
 
 
 if __name__ == "__main__":

@@ -221,12 +221,12 @@ def _last_words() -> str:
     return "".join(_said[-6:]).strip()
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Log probabilities over the last axis, in float64."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(-1, keepdims=True)
-    made: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return made
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted
 
 
 def kl(base: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -235,29 +235,3 @@ def kl(base: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """
     p, q = log_softmax(base), log_softmax(other)
     return float((np.exp(p) * (p - q)).sum(-1).mean())
-
-
-def perplexity(path: str | Path, tokens: Sequence[int], n_ctx: int = 512) -> float:
-    """exp(mean negative log likelihood) over whole windows of `n_ctx` tokens; every position but
-    the first is scored.
-    """
-    total, windows = 0.0, range(0, len(tokens) - n_ctx + 1, n_ctx)
-    with Llama(path, n_ctx) as model:
-        for start in windows:
-            window = list(tokens[start : start + n_ctx])
-            total -= log_softmax(model.logits(window))[np.arange(n_ctx - 1), window[1:]].sum()
-    return float(np.exp(total / (len(windows) * (n_ctx - 1))))
-
-
-def divergence(
-    path: str | Path, base: str | Path, tokens: Sequence[int], n_ctx: int = 512
-) -> float:
-    """Mean KL(base || path) of two GGUF files in nats per token, over whole windows of `n_ctx`
-    tokens.
-    """
-    found = []
-    with Llama(base, n_ctx) as reference, Llama(path, n_ctx) as model:
-        for start in range(0, len(tokens) - n_ctx + 1, n_ctx):
-            window = tokens[start : start + n_ctx]
-            found.append(kl(reference.logits(window), model.logits(window)))
-    return float(np.mean(found))

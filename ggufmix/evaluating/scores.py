@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime import log_softmax
+
 Logits = NDArray[np.float32] | NDArray[np.float64]
 Values = NDArray[np.float64]
 
 _AT_ONCE = 1 << 22
 """Values that are held in float64 at once."""
-
-
-def log_softmax(logits: Logits) -> Values:
-    """Log probabilities over the last axis."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(-1, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return shifted
 
 
 @dataclass(frozen=True, slots=True)
