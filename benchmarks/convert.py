@@ -128,18 +128,12 @@ def start_up(model: Path, log: Path, runs: int) -> None:
 def run(model: Path, out: Path, log: Path, runs: int) -> None:
     """Time every contestant and print medians."""
     shards = [str(p) for p in sorted(model.glob("*.safetensors"))]
+    ours = [sys.executable, "-m", "ggufmix"]
     contestants = {
         "cp of the shards, then sync": copy(model, out),
-        "ggufmix convert": [
-            sys.executable,
-            "-m",
-            "ggufmix",
-            "convert",
-            str(model),
-            "-o",
-            str(out),
-            "--overwrite",
-        ],
+        "ggufmix convert": [*ours, "convert", str(model), "-o", str(out), "--overwrite"],
+        "ggufmix verify --against": [*ours, "verify", str(out), "--against", str(model)],
+        "ggufmix verify, checksums": [*ours, "verify", str(out)],
     }
     theirs = converter(model, out, "q8_0")
     if theirs is not None:
@@ -147,7 +141,8 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(runs + 1):
         for name, arguments in contestants.items():
-            out.unlink(missing_ok=True)
+            if "verify" not in name:  # which reads what convert has written
+                out.unlink(missing_ok=True)
             measured = timed(arguments, log)
             if number:
                 figures[name].append(measured)

@@ -29,7 +29,7 @@ from .losses import Lost
 from .naming import WEIGHT, Matrix
 from .rereading import reread
 from .reviewing import Review, Reviewed
-from .saving import How, Jobs, Planned, copied, refuse_bare, save
+from .saving import How, Jobs, Planned, copied, opened, refuse_bare, save
 
 ScaleDtype = Literal["bf16", "f32"]
 SCALES = "_scale_inv"
@@ -123,14 +123,7 @@ def convert(
     """
     options, how = options or Options(), how or How()
     folder = Path(out)
-    sources.check_local(src, "fp8")
-    with sources.open_checkpoint(src) as source:
-        places.check_folder(
-            folder,
-            source.directory,
-            [f.name for f in source.files],
-            may_exist=how.overwrite or how.resume,
-        )
+    with opened(src, folder, "fp8", how) as source:
         choice, planned, weights = _planned(source, options)
         device = device_of(options.device)
         if how.announce is not None:

@@ -19,7 +19,7 @@ from ..tensor import Tensor, transpose
 from ..writing import Extent
 from . import config, places, shards
 from .jobs import Copying, Rounding
-from .saving import How, Planned, copied, refuse_bare, save
+from .saving import How, Planned, copied, opened, refuse_bare, save
 
 Dtype = Literal["bf16", "f32"]
 _BLOCKS = "_blocks"
@@ -50,14 +50,7 @@ def dequantize(
     """
     how = how or How()
     folder = Path(out)
-    sources.check_local(src, "dequantize")
-    with sources.open_checkpoint(src) as source:
-        places.check_folder(
-            folder,
-            source.directory,
-            [f.name for f in source.files],
-            may_exist=how.overwrite or how.resume,
-        )
+    with opened(src, folder, "dequantize", how) as source:
         shown = sources.presented(source.tensors, source.config)
         refuse_bare(shown.tensors.values())
         if not shown.packed:

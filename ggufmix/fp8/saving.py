@@ -8,14 +8,16 @@ a model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, UsageError, WriteError
-from ..sources import Checkpoint, StoredTensor
+from ..sources import Checkpoint, StoredTensor, check_local, open_checkpoint
 from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
 from ..tensor import Tensor
@@ -71,6 +73,24 @@ class How:
     resume: bool = False
     progress: Progress | None = None
     announce: Callable[[Planned], None] | None = None
+
+
+@contextmanager
+def opened(
+    src: str | os.PathLike[str], folder: Path, command: str, how: How
+) -> Iterator[Checkpoint]:
+    """A checkpoint of this machine whose output may go into `folder`, open as long as the block
+    lasts. Raises UsageError and WriteError where it may not, and what `open_checkpoint` raises.
+    """
+    check_local(src, command)
+    with open_checkpoint(src) as source:
+        places.check_folder(
+            folder,
+            source.directory,
+            [f.name for f in source.files],
+            may_exist=how.overwrite or how.resume,
+        )
+        yield source
 
 
 def save(

@@ -13,20 +13,11 @@ from pathlib import Path
 from .. import checksums, writing
 from ..errors import SourceError, UsageError
 from ..sources import GgufFile, GgufTensor, open_gguf
-from ..writing import Extent, Made, Part, Piece, Sums
+from ..writing import Extent, Made, Nothing, Part, Piece, Sums
 from .dividing import Division, Item, Limits, divide, joined, whole
 
 BAND_BYTES = 8 << 20
 """That are copied at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """What there is to find in bytes that are copied."""
-
-    def __add__(self, other: Nothing) -> Nothing:
-        """Nothing."""
-        return other
 
 
 @dataclass(frozen=True, slots=True)

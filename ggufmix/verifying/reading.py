@@ -20,7 +20,7 @@ from ..errors import ModelError, UsageError
 from ..sources import GgufTensor
 from ..sources.gguf_file import number_of, part_missing, part_names, read_checked
 from ..sources.storage import Bytes, LocalFolder, shown
-from ..writing import Extent, Made, Piece
+from ..writing import Extent, Made, Nothing, Piece
 
 BAND_BYTES = 4 << 20
 """That are read at once."""
@@ -141,15 +141,6 @@ def _size(info: TensorInfo) -> int:
     for dim in info.shape:
         n *= dim
     return n // kind.values * kind.bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """What is found by reading alone."""
-
-    def __add__(self, other: Nothing) -> Nothing:
-        """Nothing."""
-        return other
 
 
 @dataclass(frozen=True, slots=True)

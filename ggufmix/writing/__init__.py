@@ -25,7 +25,7 @@ it does is its own affair; this package knows threads, disks and order:
 
 # SPDX-License-Identifier: MIT
 
-from .jobs import Extent, Found, Job, Made, Part, Piece, Sums, Written
+from .jobs import Extent, Found, Job, Made, Nothing, Part, Piece, Sums, Written
 from .keeping import Resumable, left
 from .places import check_place
 from .running import Elsewhere, Ended, Progress, run, thread_count
@@ -38,6 +38,7 @@ __all__ = [
     "Found",
     "Job",
     "Made",
+    "Nothing",
     "Part",
     "Piece",
     "Progress",

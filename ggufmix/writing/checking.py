@@ -13,17 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..profiling import phase
-from .jobs import Extent, Job, Made, Part, Piece
+from .jobs import Extent, Job, Made, Nothing, Part, Piece
 from .running import Progress, run
 
 BAND_BYTES = 4 << 20
 """That are read at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Nothing:
-    def __add__(self, other: _Nothing) -> _Nothing:
-        return other
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +48,7 @@ class _Reading:
             for at in range(0, extent.size, BAND_BYTES):
                 yield begin + at, begin + min(at + BAND_BYTES, extent.size)
 
-    def make(self, start: int, stop: int) -> Made[_Nothing]:
+    def make(self, start: int, stop: int) -> Made[Nothing]:
         begins = self._begins()
         i = max(i for i, begin in enumerate(begins[:-1]) if begin <= start)
         at = start - begins[i]
@@ -66,7 +60,7 @@ class _Reading:
                 if n == 0:  # the file is too short: zeros are as wrong as anything
                     break
                 got += n
-        return Made((Piece(i, at, data),), _Nothing())
+        return Made((Piece(i, at, data),), Nothing())
 
     def _begins(self) -> list[int]:
         return [0, *accumulate(extent.size for extent in self.extents)]
@@ -83,7 +77,7 @@ def intact(
     """Names of those jobs whose data in an open file have the checksums that `sums` says."""
     found: set[str] = set()
 
-    def ended(job: Job[_Nothing], _: _Nothing, of_job: tuple[int, ...]) -> None:
+    def ended(job: Job[Nothing], _: Nothing, of_job: tuple[int, ...]) -> None:
         if of_job == tuple(sums[job.name]):
             found.add(job.name)
 

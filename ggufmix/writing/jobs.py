@@ -22,6 +22,15 @@ F_co = TypeVar("F_co", bound=Found, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Nothing:
+    """What there is to find in bytes that are only moved or read."""
+
+    def __add__(self, other: Nothing) -> Nothing:
+        """Nothing."""
+        return other
+
+
+@dataclass(frozen=True, slots=True)
 class Extent:
     """A range of the file, in bytes from its beginning."""
 
