@@ -14,6 +14,7 @@ from . import sources
 from .rules import FallbackName, Gates, Mirror
 
 OnOutlier = Literal["error", "bf16"]
+Component = Literal["model", "mmproj", "mtp"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class Options:
     """What the user asks for, apart from where it comes from and goes to.
 
     recipe         name of a built-in recipe, "pure:TYPE", or the path of a .toml file
+    component      what of the checkpoint to write: the language "model", its vision projector
+                   ("mmproj"), or its multi-token-prediction blocks alone ("mtp")
     gates          what SSM gates are kept in at least: "bf16", "f32", or "recipe" for no protection
     mirror         "llama.cpp" or "ik": that tool's mixture and fallbacks, no protection
     fallback       for rows that do not fit a type: "quality", "llama.cpp", "ik" or "error"; by
@@ -49,6 +52,7 @@ class Options:
     """
 
     recipe: str = "q8_0"
+    component: Component = "model"
     gates: Gates = "bf16"
     mirror: Mirror | None = None
     fallback: FallbackName | None = None
@@ -95,7 +99,8 @@ class Options:
 
 def recorded(options: Options) -> list[str]:
     """What differs from the defaults, as on a command line: no paths."""
-    chosen = [f"--gates {options.gates}"] if options.gates != "bf16" else []
+    chosen = [f"--{options.component}"] if options.component != "model" else []
+    chosen += [f"--gates {options.gates}"] if options.gates != "bf16" else []
     chosen += [f"--mirror {options.mirror}"] if options.mirror else []
     chosen += [f"--fallback {options.fallback}"] if options.fallback else []
     chosen += [f"--edges {e}" for e in options.edges]
