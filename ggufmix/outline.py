@@ -85,8 +85,10 @@ class Outline:
     title       what to call it in a message
     promises    names that say what is inside: of the recipe, the file, the file type
     keys        key-values of the architecture without its prefix, such as "expert_used_count"
-    file_bytes  of the whole file, None where its header is not known
+    file_bytes  of the whole file, None where its header is not known or it is damaged
     uses        what became of the user's rules, where a plan says so
+    damage      of a file: what its header says that cannot be, one sentence each without a full
+                stop
     """
 
     title: str
@@ -96,6 +98,7 @@ class Outline:
     keys: Mapping[str, Any] = field(default_factory=dict)
     file_bytes: int | None = None
     uses: tuple[Use, ...] = ()
+    damage: tuple[str, ...] = ()
 
     @property
     def weights(self) -> int:

@@ -15,7 +15,6 @@ from . import dialects, rules, sources
 from .errors import UsageError
 from .outline import Use
 from .rules import Override
-from .rules.files import shipped
 from .tensor import Placed
 
 
@@ -68,7 +67,7 @@ def gather(
     imported = [(_override(line), origin) for origin, r in readings for line in r.lines]
     alike = None
     if like is not None:
-        listing = sources.read_gguf(like, {t.id: name for name, t in shipped().types.items()})
+        listing = sources.read_gguf(like, rules.foreign_formats())
         alike = (like.name, {name: t.stored for name, t in listing.tensors.items()})
     notes += [n for _, r in readings for n in r.notes]
     complete = frozenset(p.name for p in thireus)

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from ..errors import UsageError
 from .options import Json
+from .said import shown
 
 Target = Annotated[
     str | None,
@@ -73,6 +75,8 @@ def advise(
         memory=size(memory) if memory is not None else None,
         gtt=size(gtt) if gtt is not None else None,
     )
+    for sentence in found["warnings"]:
+        print(f"warning: {shown(sentence)}", file=sys.stderr)
     if as_json:
         print(json.dumps(found, indent=1))
         return

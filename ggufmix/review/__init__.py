@@ -103,7 +103,7 @@ def _foreign(kind: str) -> bool:
 
 
 def _of_file(path: Path) -> Outline:
-    listing = sources.read_gguf(path, {t.id: name for name, t in shipped().types.items()})
+    listing = sources.read_gguf(path, rules.foreign_formats())
     stated = listing.values.get("general.architecture")
     arch = str(stated.data) if stated is not None else "unknown"
     tensors = []
@@ -127,7 +127,8 @@ def _of_file(path: Path) -> Outline:
         tuple(tensors),
         tuple(promises),
         {k.removeprefix(own): v.data for k, v in listing.values.items() if k.startswith(own)},
-        listing.size,
+        None if listing.damage else listing.size,
+        damage=listing.damage,
     )
 
 

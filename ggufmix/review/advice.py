@@ -60,7 +60,8 @@ def advise(
     memory  bytes of RAM (or of the GPU's own memory)
     gtt     bytes of RAM that an APU's GPU may use, where it is known
     Keys: layout, context (asked and as llama.cpp rounds it), cache (type -> bytes, per_token,
-    arithmetic, runs_on), recurrent_bytes, weights_bytes, total (type -> bytes), fits, notes, run.
+    arithmetic, runs_on), recurrent_bytes, weights_bytes, total (type -> bytes), fits, notes,
+    warnings, run.
     Raises ModelError where shapes do not say how wide the cache is.
     """
     if context < 1:
@@ -92,6 +93,7 @@ def advise(
         "q8_0_over_q4_0": cache["q8_0"]["bytes"] - cache["q4_0"]["bytes"],
         "fits": _fits(total, memory, gtt),
         "notes": _notes(outline, hybrid, context),
+        "warnings": list(outline.damage),
         "run": f"llama-server -m {_file(outline.title)} -c {context} -fa on -ctk q8_0 -ctv q8_0",
     }
 

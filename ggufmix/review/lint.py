@@ -74,6 +74,16 @@ def failed(found: Iterable[Finding], *, strict: bool) -> bool:
     return any(strict or f.severity == "error" for f in found)
 
 
+def _damage(outline: Outline, _target: Target | None, _known: Knowledge) -> Iterator[Finding]:
+    for sentence in outline.damage:
+        yield Finding(
+            "damaged-file",
+            "error",
+            sentence,
+            "download it again, or make it anew: llama.cpp loads none whose data are cut short",
+        )
+
+
 def _unmatched(outline: Outline, _target: Target | None, _known: Knowledge) -> Iterator[Finding]:
     for use in outline.uses:
         if not use.matches:
@@ -282,6 +292,7 @@ def _name(outline: Outline, _target: Target | None, _known: Knowledge) -> Iterat
 
 
 LINTS: dict[str, Lint] = {
+    "damaged-file": _damage,
     "unmatched-rule": _unmatched,
     "shadowed-rule": _shadowed,
     "loose-pattern": _loose,

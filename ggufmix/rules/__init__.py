@@ -26,7 +26,7 @@ from .places import layer_set
 from .recipes import checked, recipe, recipes, tag, texts_of
 from .remarks import remarks, targets
 from .stored import carry
-from .types import is_foreign, type_named
+from .types import foreign_formats, is_foreign, type_named
 from .words import described, first_sentence
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "facts",
     "facts_from_shapes",
     "first_sentence",
+    "foreign_formats",
     "is_foreign",
     "layer_set",
     "override_by_pattern",

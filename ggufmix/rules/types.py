@@ -39,6 +39,11 @@ def is_foreign(kind: Format) -> bool:
     return kind.name in shipped().types
 
 
+def foreign_formats() -> list[Format]:
+    """The types that only ik_llama.cpp reads."""
+    return [type_named(name).format for name in shipped().types]
+
+
 def plain(encoder: Encoder) -> Encoder | None:
     """What an interleaved type becomes where single rows are looked up (embeddings), or None."""
     foreign = shipped().types.get(encoder.format.name)

@@ -14,9 +14,10 @@ import io
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from types import MappingProxyType
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from .checkpoint import SourceFile
 from .scales import first_bad
 from .storage import Bytes, Folder, LocalFolder, OfFolder, shown
 
+T = TypeVar("T")
 MAX_TENSOR_BYTES = 1 << 62
 
 _FLOATS: dict[str, np.dtype[np.generic]] = {"F32": F32, "F16": F16, "BF16": BF16, "F64": F32}
@@ -124,23 +126,13 @@ class GgufFile(OfFolder):
         parts = _parts(folder, name, count) if count > 1 else [(data, header)]
         self.where = parts[0][0].name
         self.values = parts[0][1].values
-        tensors: dict[str, GgufTensor] = {}
-        for part, head in parts:
-            for info in head.tensors:
-                tensor = GgufTensor(part, info, head.data_at)
-                other = tensors.setdefault(info.name, tensor)
-                if other is not tensor:
-                    raise SourceError(
-                        f"{part.name}: {shown(info.name)}: is in {other.file} too", hint=_PARTS
-                    )
-        stated = number_of(self.values, "split.tensors.count", self.where, len(tensors))
-        if count > 1 and stated != len(tensors):
-            raise SourceError(
-                f"{self.where}: split.tensors.count is {stated}, the {count} parts have "
-                f"{len(tensors)} tensors",
-                hint=_PARTS,
-            )
-        self.tensors = tensors
+        self.tensors = join(
+            (
+                (part.name, ((i.name, GgufTensor(part, i, head.data_at)) for i in head.tensors))
+                for part, head in parts
+            ),
+            self.values,
+        )
         self.files = tuple(SourceFile(part, min(head.data_at, part.size)) for part, head in parts)
         self._parts = parts
 
@@ -179,14 +171,17 @@ def open_gguf(path: str | os.PathLike[str]) -> GgufFile:
         raise
 
 
-def check_extents(header: Header, size: int, where: str) -> None:
+def check_extents(
+    header: Header, size: int, where: str, foreign: Mapping[str, Format] = MappingProxyType({})
+) -> None:
     """Check that every tensor of a header lies in a file of `size` bytes, aligned and alone.
 
+    foreign  types that gguf does not know, by name
     Raises SourceError naming file and tensor. Costs no more than sorting the tensors.
     """
     spans = []
     for info in header.tensors:
-        kind = FORMATS[info.type.name]
+        kind = foreign.get(info.type.name) or FORMATS[info.type.name]
         name = f"{where}: {shown(info.name)}"
         if "\ufffd" in info.name or not info.name:
             raise SourceError(f"{name}: expected a name in UTF-8", hint=_AGAIN)
@@ -211,7 +206,7 @@ def check_extents(header: Header, size: int, where: str) -> None:
                 if header.alignment > 32 and info.offset % 32 == 0
                 else _AGAIN,
             )
-        n_bytes = math.prod(info.shape) // kind.values * kind.bytes
+        n_bytes = math.prod(info.shape[1:]) * kind.row_bytes(cols)
         spans.append((info.offset, info.offset + n_bytes, info.name))
     spans.sort()
     at, before = 0, ""
@@ -300,23 +295,54 @@ def _parts(folder: Folder, name: str, count: int) -> Sequence[tuple[Bytes, Heade
         if not folder.has(part):
             raise part_missing(part, count)
         data, header = _read(folder, part)
-        for key, expected in (("split.count", count), ("split.no", number)):
-            stated = number_of(header.values, key, data.name, -1)
-            if stated != expected:
-                what = stated if stated != -1 else "none"
-                raise SourceError(
-                    f"{data.name}: expected {key} of {expected}, got {what}", hint=_PARTS
-                )
         found.append((data, header))
-        for key in ("general.architecture", "split.tensors.count"):
-            own, first = header.values.get(key), found[0][1].values.get(key)
-            if own is not None and first is not None and own.data != first.data:
-                raise SourceError(
-                    f"{data.name}: {key} is {_short(own.data)}, in the first part "
-                    f"{_short(first.data)}",
-                    hint=_PARTS,
-                )
+        check_part(header, number, count, found[0][1], data.name)
     return found
+
+
+def check_part(header: Header, number: int, count: int, first: Header, where: str) -> None:
+    """Raise SourceError unless a header is that of part `number` (from 0) of `count`, of the file
+    whose first part has the header `first`.
+    """
+    for key, expected in (("split.count", count), ("split.no", number)):
+        stated = number_of(header.values, key, where, -1)
+        if stated != expected:
+            what = stated if stated != -1 else "none"
+            raise SourceError(f"{where}: expected {key} of {expected}, got {what}", hint=_PARTS)
+    for key in ("general.architecture", "split.tensors.count"):
+        own, its = header.values.get(key), first.values.get(key)
+        if own is not None and its is not None and own.data != its.data:
+            raise SourceError(
+                f"{where}: {key} is {_short(own.data)}, in the first part {_short(its.data)}",
+                hint=_PARTS,
+            )
+
+
+def join(
+    parts: Iterable[tuple[str, Iterable[tuple[str, T]]]], values: Mapping[str, Value]
+) -> dict[str, T]:
+    """Tensors of all parts by name: of each part its file and its tensors with their names.
+
+    values  key-values of the first part
+    Raises SourceError where a tensor is in two parts, or where they are not as many as is stated.
+    """
+    held: dict[str, str] = {}
+    tensors: dict[str, T] = {}
+    files = []
+    for file, of_part in parts:
+        files.append(file)
+        for name, tensor in of_part:
+            if name in held:
+                raise SourceError(f"{file}: {shown(name)}: is in {held[name]} too", hint=_PARTS)
+            held[name], tensors[name] = file, tensor
+    stated = number_of(values, "split.tensors.count", files[0], len(tensors))
+    if len(files) > 1 and stated != len(tensors):
+        raise SourceError(
+            f"{files[0]}: split.tensors.count is {stated}, the {len(files)} parts have "
+            f"{len(tensors)} tensors",
+            hint=_PARTS,
+        )
+    return tensors
 
 
 def number_of(values: Mapping[str, Value], key: str, where: str, default: int) -> int:

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..codecs import Format
 from ..container import Header, Value, read_header
 from ..errors import SourceError, UsageError
 from ..tensor import DTYPE_NAMES, F32, Array, Tensor
-from .gguf_file import number_of, part_missing, part_names
+from .gguf_file import check_extents, check_part, join, number_of, part_missing, part_names
 
 SUFFIX = ".tsv"
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
@@ -57,6 +58,7 @@ class Listing:
     names   whose names and order of dimensions they were: "gguf" or "hf"
     values  key-values of the header, where it was a GGUF file
     size    bytes of the file, where it was a GGUF file
+    damage  of a GGUF file: where tensors end outside the file, overlap or are misaligned
     """
 
     where: str
@@ -64,6 +66,7 @@ class Listing:
     tensors: dict[str, ListedTensor]
     values: dict[str, Value] = field(default_factory=dict)
     size: int | None = None
+    damage: tuple[str, ...] = ()
 
 
 def read_listing(path: Path) -> Listing:
@@ -105,40 +108,48 @@ def read_listing(path: Path) -> Listing:
     return Listing(path.name, "gguf" if is_gguf else "hf", tensors)
 
 
-def read_gguf(path: Path, foreign: Mapping[int, str] | None = None) -> Listing:
+def read_gguf(path: Path, foreign: Iterable[Format] = ()) -> Listing:
     """The tensors of a GGUF file's header; of a split file any part, the others beside it.
 
-    foreign  numbers and names of types that gguf does not know
+    foreign  types that gguf does not know
     Raises as `container.read_header`; UsageError for a path that is not there, SourceError for a
-    part that is not.
+    part that is not, or is of another file.
     """
     if not path.is_file():
         raise UsageError(f"{path} is no file")
-    header, size = _header(path, foreign)
+    known = {kind.name: kind for kind in foreign}
+    header, size = _header(path, known)
     count = number_of(header.values, "split.count", path.name, 1)
-    if count == 1:
-        return Listing(path.name, "gguf", _tensors(header), header.values, size)
-    parts = []
-    for name in part_names(path.name, count):
-        if not path.with_name(name).is_file():
-            raise part_missing(name, count)
-        parts.append(_header(path.with_name(name), foreign))
-    tensors = {name: t for head, _ in parts for name, t in _tensors(head).items()}
-    first, size = parts[0][0], sum(size for _, size in parts)
-    return Listing(part_names(path.name, count)[0], "gguf", tensors, first.values, size)
+    parts = [(path.name, header, size)]
+    if count != 1:
+        parts = []
+        for number, name in enumerate(part_names(path.name, count)):
+            if not path.with_name(name).is_file():
+                raise part_missing(name, count)
+            parts.append((name, *_header(path.with_name(name), known)))
+            check_part(parts[-1][1], number, count, parts[0][1], name)
+    values = parts[0][1].values
+    tensors = join(((name, _tensors(head)) for name, head, _ in parts), values)
+    damage = []
+    for name, head, held in parts:
+        try:
+            check_extents(head, held, name, known)
+        except SourceError as error:
+            damage.append(str(error))
+    whole = sum(held for _, _, held in parts)
+    return Listing(parts[0][0], "gguf", tensors, values, whole, tuple(damage))
 
 
-def _header(path: Path, foreign: Mapping[int, str] | None) -> tuple[Header, int]:
+def _header(path: Path, foreign: Mapping[str, Format]) -> tuple[Header, int]:
     size = path.stat().st_size
+    names = {kind.id: name for name, kind in foreign.items()}
     with path.open("rb") as file:
-        return read_header(file, size, path.name, foreign=foreign), size
+        return read_header(file, size, path.name, foreign=names), size
 
 
-def _tensors(header: Header) -> dict[str, ListedTensor]:
-    return {
-        info.name: ListedTensor(info.name, info.shape[::-1], info.type.name)
-        for info in header.tensors
-    }
+def _tensors(header: Header) -> Iterator[tuple[str, ListedTensor]]:
+    for info in header.tensors:
+        yield info.name, ListedTensor(info.name, info.shape[::-1], info.type.name)
 
 
 def _shape(text: str, where: str) -> tuple[int, ...]:

@@ -3,11 +3,13 @@
 # SPDX-License-Identifier: MIT
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 from unfold import unfold
 
@@ -15,10 +17,12 @@ import ggufmix
 from ggufmix import review
 from ggufmix.codecs import FORMATS
 from ggufmix.errors import SourceError
+from ggufmix.inspection import inspect
 from ggufmix.models.gguf_names import role_of
 from ggufmix.outline import Entry, Outline, Use
 from ggufmix.pipeline import Options
 from ggufmix.review.lint import LINTS, TARGETS, Finding, Knowledge, Target, check, failed, promised
+from ggufmix.splitting import Limits, split
 
 SLOW = {"vulkan": {"BF16": "no fast path"}}
 GATES = frozenset({"SSM_ALPHA", "SSM_BETA"})
@@ -65,7 +69,9 @@ SHORT = named(
     **dict.fromkeys(("ssm_alpha", "ffn_gate_inp"), "Q8_0"),
 )
 CLEAN = uses(Use("attn_q=Q8_0", "--set", 4, 4))
+CUT = Outline("x", "qwen35moe", model().tensors, damage=("x.gguf: truncated: a ends at byte 9",))
 CASES: list[tuple[str, Outline, Target | None, str]] = [
+    ("damaged-file", CUT, None, "truncated: a ends at byte 9"),
     ("unmatched-rule", uses(Use("x=Q8_0", "a.recipe", 0, 0)), None, "matches no tensor"),
     ("shadowed-rule", uses(Use("q=Q8_0", "a", 3, 0, "attn=F16")), None, "attn=F16 comes before"),
     (
@@ -238,6 +244,52 @@ def test_types_of_ik_in_a_file(example: Path, tmp_path: Path) -> None:
     assert error.lint == "target-loads"
     assert error.tensors == (name.decode(),)
     assert not [f for f in review.check(file, "ik") if f.lint == "target-loads"]
+
+
+@pytest.fixture
+def parts(example: Path, tmp_path: Path) -> list[Path]:
+    """One model in several files."""
+    ggufmix.convert(example, tmp_path / "x.gguf")
+    return split(tmp_path / "x.gguf", Limits(tensors=20), tmp_path / "m")
+
+
+def test_a_file_that_is_cut_short(parts: list[Path]) -> None:
+    """The last part lacks its last byte of weights: an error that names part, tensor and both
+    lengths, whichever part was given. Advice goes on with what the header says, with a warning.
+    """
+    last, tensor = parts[-1], gguf.GGUFReader(parts[-1]).tensors[-1]
+    end = int(tensor.data_offset + tensor.n_bytes)
+    os.truncate(last, end)
+    assert review.check(parts[0]) == []
+    os.truncate(last, end - 1)
+    [found] = review.check(parts[0])
+    assert (found.lint, found.severity, found.sentence) == (
+        "damaged-file",
+        "error",
+        f"{last.name}: truncated: {tensor.name} ends at byte {end}, the file has {end - 1}",
+    )
+    done = lint(last)
+    assert done.returncode == 1
+    assert f"error: damaged-file: {last.name}: truncated: " in done.stdout
+    advised = review.advise(parts[0], 256)
+    assert advised["warnings"] == [found.sentence]
+    assert advised["weights_bytes"] == sum(t.bytes for t in review.look(parts[0]).tensors)
+    with pytest.raises(SourceError, match=f"{last.name}: truncated: {tensor.name} ends"):
+        inspect(parts[0])
+
+
+def test_parts_that_are_not_there_or_of_another_file(parts: list[Path]) -> None:
+    """What is not there cannot be looked at: exit 1 with the name of the part that is missing, or
+    that was put in its place.
+    """
+    parts[2].write_bytes(parts[1].read_bytes())
+    wrong = lint(parts[0])
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert f"{parts[2].name}: expected split.no of 2, got 1" in wrong.stderr
+    parts[2].unlink()
+    gone = lint(parts[0])
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert f"{parts[2].name}: missing, one of {len(parts)} parts" in gone.stderr
 
 
 def test_what_is_neither(tmp_path: Path) -> None:
