@@ -33,6 +33,7 @@ class Options:
     set_roles      ROLE=TYPE, first match wins, before tensor_types
     tensor_types   REGEX=TYPE, first match wins
     mtp            keep multi-token-prediction blocks that the checkpoint has
+    fuse_gate_up_exps  gate and up of stacked experts become one tensor
     tokenizer_pre  value of tokenizer.ggml.pre where it cannot be recognised
     model_name     value of general.name
     scan           read the data once before planning
@@ -61,6 +62,7 @@ class Options:
     set_roles: Sequence[str] = ()
     tensor_types: Sequence[str] = ()
     mtp: bool = True
+    fuse_gate_up_exps: bool = False
     tokenizer_pre: str | None = None
     model_name: str | None = None
     scan: bool = False
@@ -114,6 +116,7 @@ def recorded(options: Options) -> list[str]:
     chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
     chosen += ["--allow-requantize"] if options.allow_requantize else []
     chosen += [] if options.mtp else ["--no-mtp"]
+    chosen += ["--fuse-gate-up-exps"] if options.fuse_gate_up_exps else []
     chosen += [f"--tokenizer-pre {options.tokenizer_pre}"] if options.tokenizer_pre else []
     chosen += [f"--model-name {options.model_name}"] if options.model_name is not None else []
     return chosen

@@ -10,9 +10,9 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import general, models, sources, tokenizer
 from .container import Value, text, u32
@@ -21,6 +21,8 @@ from .models.config import text_config
 from .models.gguf_names import architectures_of, by_name
 from .sources import GgufFile, Listing
 from .tensor import Placed
+
+Component = Literal["model", "mmproj", "mtp"]
 
 REMOTE_THREADS = 16
 """For a remote source: each thread has the request of a band under way, so that with answers after
@@ -69,7 +71,9 @@ def opened(
     *,
     config: Path | None = None,
     arch: str | None = None,
+    component: Component = "model",
     mtp: bool = True,
+    fuse: bool = False,
     pre: str | None = None,
     model_name: str | None = None,
     on_inexact: sources.OnInexact = "error",
@@ -79,28 +83,35 @@ def opened(
 
     config      config.json for a listing
     arch        general.architecture of a listing, where its names fit several
+    component   what of it: the model, or its blocks of multi-token prediction alone
     mtp         keep blocks of multi-token prediction
+    fuse        gate and up of stacked experts become one tensor
     pre         tokenizer.ggml.pre, model_name  general.name
     on_inexact  what becomes of packed weights whose scale float16 does not hold
     Raises the errors of ggufmix.errors.
     """
+    if component == "mtp" and not mtp:
+        raise UsageError(
+            "--mtp writes the blocks that --no-mtp leaves out: expected one of the two"
+        )
+    of_it = _Choice(os.fspath(src), component, fuse)
     suffix = sources.suffix(src)
     listed = suffix == sources.LISTING_SUFFIX and not sources.is_remote(src)
     if listed and (pre is not None or model_name is not None):
         raise UsageError(f"{src}: --tokenizer-pre and --model-name are for checkpoints")
     if listed:
-        yield _of_listing(sources.read_listing(Path(src)), config, arch, mtp)
+        yield of_it.made(_of_listing(sources.read_listing(Path(src)), config, arch, mtp))
         return
     if config is not None or arch is not None:
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if suffix == ".gguf":
         _keep_mtp(src, mtp=mtp)
         with sources.open_gguf(src) as file:
-            yield _of_gguf(file, pre=pre, model_name=model_name)
+            yield of_it.made(_of_gguf(file, pre=pre, model_name=model_name))
         return
     with sources.open_checkpoint(src) as checkpoint:
         found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
-        model = models.place(checkpoint.config, found.tensors, mtp=mtp)
+        model = of_it.model(models.place(checkpoint.config, found.tensors, mtp=mtp))
         words = tokenizer.load(
             checkpoint.directory,
             checkpoint.config,
@@ -131,6 +142,49 @@ def opened(
             packed=found.packed,
             abandon=checkpoint.abandon,
         )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What of a model is wanted, and how."""
+
+    where: str
+    component: Component
+    fuse: bool
+
+    def model(self, whole: models.Model) -> models.Model:
+        """What is wanted of a checkpoint."""
+        tensors, notes = self._tensors(whole.arch, whole.tensors, whole.values, whole.notes)
+        return replace(whole, tensors=tensors, notes=notes)
+
+    def made(self, whole: Placement) -> Placement:
+        """What is wanted of what has its places already."""
+        tensors, notes = self._tensors(whole.arch, whole.tensors, whole.values, whole.notes)
+        return replace(whole, tensors=tensors, notes=tuple(notes))
+
+    def _tensors(
+        self,
+        arch: str,
+        tensors: Sequence[Placed],
+        values: Mapping[str, Value],
+        notes: Sequence[str],
+    ) -> tuple[list[Placed], list[str]]:
+        """Raises UsageError where the model does not have what is wanted."""
+        made, told = list(tensors), list(notes)
+        if self.component == "mtp":
+            layers = models.mtp_layers(arch, values, made)
+            if not layers:
+                raise UsageError(
+                    f"{self.where}: --mtp: there is no block of multi-token prediction to write",
+                    hint=next((note for note in told if " MTP block" in note), None),
+                )
+            made = models.draft_head(made, layers)
+            told.append(
+                f"left out {len(tensors) - len(made)} tensors: this is the draft head alone"
+            )
+        if self.fuse:
+            made = models.fuse_gate_up(arch, made)
+        return made, told
 
 
 def _keep_mtp(where: str | os.PathLike[str], *, mtp: bool) -> None:

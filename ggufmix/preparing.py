@@ -1,6 +1,6 @@
 """From what the user asks for to a plan: source, model, rules and importance meet here.
 
-`prepared` is the one way to a plan; it stays open as long as rows are read.
+`prepared_each` is the one way to plans; it stays open as long as rows are read.
 """
 
 # SPDX-License-Identifier: MIT
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,8 +24,12 @@ from .options import Options, recorded
 from .placing import Placement
 from .planning import Plan
 from .profiling import stage
-from .wishes import Wishes, gather, settle
-from .writing.encoding import scannings
+from .tensor import Placed
+from .wishes import Settled, Wishes, gather, settle
+from .writing.encoding import Scanned, by_part, scannings
+
+Forced = Sequence[tuple[str, str, str]]
+"""Name, encoder and reason of tensors for which a scan has found them."""
 
 
 @contextmanager
@@ -34,72 +38,53 @@ def prepared(
     options: Options,
     threads: int | None = None,
     progress: writing.Progress | None = None,
-    forced: Sequence[tuple[str, str, str]] = (),
 ) -> Iterator[tuple[Plan, Placement]]:
     """The plan for a checkpoint and what it was made from, open as long as the block lasts.
 
-    forced  name, encoder and reason of tensors, as a scan has found them: there is no other then
+    Arguments and errors: as `plan`.
+    """
+    with prepared_each(src, [options], threads, progress) as ((made,), model):
+        yield made, model
+
+
+@contextmanager
+def prepared_each(
+    src: str | os.PathLike[str],
+    asked: Sequence[Options],
+    threads: int | None = None,
+    progress: writing.Progress | None = None,
+    forced: Sequence[Forced] = (),
+) -> Iterator[tuple[list[Plan], Placement]]:
+    """Plans for one checkpoint, opened once, and read once where a scan is asked for.
+
+    asked   differ in nothing but their recipes
+    forced  for each of them, as a scan has found it: there is no other then
     Other arguments and errors: as `plan`.
     """
-    choices, wishes = _choices(options)
+    options = asked[0]
     importance = imatrix.read(options.imatrix) if options.imatrix else None
     with placing.opened(
         src,
         config=Path(options.config) if options.config is not None else None,
         arch=options.arch,
+        component=options.component,
         mtp=options.mtp,
+        fuse=options.fuse_gate_up_exps,
         pre=options.tokenizer_pre,
         model_name=options.model_name,
         on_inexact=options.on_inexact,
     ) as model:
-        values = dict(model.values)
-        values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
-        values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
-        values |= model.words
-        values |= importance.keys() if importance is not None else {}
-        values |= _provenance(options, choices, model.files)
         ordered = planning.in_order(model.tensors)
         facts = _facts(model, imatrix=importance is not None)
-        own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
-        settled = settle(wishes, ordered, facts, own_file)
-        choices = replace(choices, overrides=settled.overrides)
-
-        def decided(forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
-            decisions = rules.decide(ordered, facts, replace(choices, forced=forced))
-            again = options.allow_requantize or bool(model.packed)  # there is nothing better
-            widen = options.mirror != "llama.cpp"
-            carried = rules.carry(ordered, decisions, again=again, widen=widen)
-            laid_out = planning.lay_out(
-                (
-                    (p, d.encoder, d.reason, d.asked)
-                    for p, d in zip(carried.placed, carried.decisions, strict=True)
-                ),
-                planning.alignment_of(values),
-            )
-            weighed = imatrix.assign(laid_out, importance, exact=options.mirror == "llama.cpp")
-            return Plan(
-                recipe=choices.recipe.name,
-                architecture=model.arch,
-                values=values | checksums.reserved(len(weighed.tensors)),
-                tensors=weighed.tensors,
-                notes=(
-                    *model.notes,
-                    *settled.notes,
-                    *carried.notes,
-                    *weighed.notes,
-                    *rules.remarks(weighed.tensors, options.target),
-                ),
-                warnings=(*model.warnings, *settled.warnings, *weighed.warnings),
-                imatrix=weighed.report,
-                sources={file.name: file.size for file in model.files},
-                uses=tuple(asdict(use) for use in settled.uses),
-                whole=model.whole,
-            )
-
-        made = decided({name: (encoder(kind), reason) for name, kind, reason in forced})
+        deciding = [_Deciding.of(o, model, ordered, facts, importance) for o in asked]
+        plans = [
+            d.plan({name: (encoder(kind), reason) for name, kind, reason in known})
+            for d, known in zip(deciding, forced or [()] * len(asked), strict=True)
+        ]
         if not forced and (options.scans or (options.on_inexact == "f32" and bool(model.packed))):
-            check_readable(src, made, model)
-            jobs = scannings(made.tensors)
+            for made in plans:
+                check_readable(src, made, model)
+            jobs = scannings([made.tensors for made in plans])
             with stage("scan"):
                 found = writing.run(
                     jobs,
@@ -107,24 +92,97 @@ def prepared(
                     progress=progress,
                     abandon=model.abandon,
                 )
-            kept = options.on_outlier == "error"
-            beyond = scanning.forced(
-                found, outliers=not kept, inexact=options.on_inexact != "error"
-            )
-            made = decided(beyond) if beyond else made
-            made = replace(
-                made,
-                notes=(
-                    *made.notes,
-                    *scanning.lattice_notes({n: s.counts for n, s in found.items()}),
-                ),
-                warnings=(
-                    *made.warnings,
-                    *scanning.outlier_warnings(found, kept=kept),
-                    *scanning.inexact_warnings(model.packed),
-                ),
-            )
-        yield made, model
+            scanned = by_part([job.of for job in jobs], found)
+            plans = [d.after(made, scanned[n]) for n, (d, made) in enumerate(zip(deciding, plans, strict=True))]
+        yield plans, model
+
+
+@dataclass(frozen=True, slots=True)
+class _Deciding:
+    """All that a plan follows from."""
+
+    options: Options
+    choices: rules.Choices
+    settled: Settled
+    model: Placement
+    ordered: Sequence[Placed]
+    facts: rules.Facts
+    importance: imatrix.Imatrix | None
+    values: Mapping[str, Value]
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        model: Placement,
+        ordered: Sequence[Placed],
+        facts: rules.Facts,
+        importance: imatrix.Imatrix | None,
+    ) -> _Deciding:
+        choices, wishes = _choices(options)
+        values = dict(model.values)
+        values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
+        values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
+        values |= model.words
+        values |= importance.keys() if importance is not None else {}
+        values |= _provenance(options, choices, model.files)
+        own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
+        settled = settle(wishes, ordered, facts, own_file)
+        choices = replace(choices, overrides=settled.overrides)
+        return cls(options, choices, settled, model, ordered, facts, importance, values)
+
+    def plan(self, forced: Mapping[str, tuple[Encoder, str]]) -> Plan:
+        """The plan, with encoder and reason of tensors for which a scan has found them."""
+        options, model = self.options, self.model
+        choices = replace(self.choices, forced=forced)
+        decisions = rules.decide(self.ordered, self.facts, choices)
+        again = options.allow_requantize or bool(model.packed)  # there is nothing better
+        widen = options.mirror != "llama.cpp"
+        carried = rules.carry(self.ordered, decisions, again=again, widen=widen)
+        laid_out = planning.lay_out(
+            (
+                (p, d.encoder, d.reason, d.asked)
+                for p, d in zip(carried.placed, carried.decisions, strict=True)
+            ),
+            planning.alignment_of(self.values),
+        )
+        weighed = imatrix.assign(laid_out, self.importance, exact=options.mirror == "llama.cpp")
+        return Plan(
+            recipe=choices.recipe.name,
+            architecture=model.arch,
+            values={**self.values} | checksums.reserved(len(weighed.tensors)),
+            tensors=weighed.tensors,
+            notes=(
+                *model.notes,
+                *self.settled.notes,
+                *carried.notes,
+                *weighed.notes,
+                *rules.remarks(weighed.tensors, options.target),
+            ),
+            warnings=(*model.warnings, *self.settled.warnings, *weighed.warnings),
+            imatrix=weighed.report,
+            sources={file.name: file.size for file in model.files},
+            uses=tuple(asdict(use) for use in self.settled.uses),
+            whole=model.whole,
+        )
+
+    def after(self, made: Plan, found: Mapping[str, Scanned]) -> Plan:
+        """The plan after a scan of what it would write."""
+        kept = self.options.on_outlier == "error"
+        beyond = scanning.forced(
+            found, outliers=not kept, inexact=self.options.on_inexact != "error"
+        )
+        made = self.plan(beyond) if beyond else made
+        counts = {name: s.counts for name, s in found.items()}
+        return replace(
+            made,
+            notes=(*made.notes, *scanning.lattice_notes(counts)),
+            warnings=(
+                *made.warnings,
+                *scanning.outlier_warnings(found, kept=kept),
+                *scanning.inexact_warnings(self.model.packed),
+            ),
+        )
 
 
 def _facts(model: Placement, *, imatrix: bool) -> rules.Facts:

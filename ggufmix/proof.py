@@ -45,7 +45,12 @@ _LISTS = {
     "--tensor-type": "tensor_types",
     "--custom-q": "custom_q",
 }
-_FLAGS = {"--allow-requantize": ("allow_requantize", True), "--no-mtp": ("mtp", False)}
+_FLAGS = {
+    "--allow-requantize": ("allow_requantize", True),
+    "--no-mtp": ("mtp", False),
+    "--mtp": ("component", "mtp"),
+    "--fuse-gate-up-exps": ("fuse_gate_up_exps", True),
+}
 
 
 @dataclass(frozen=True)

@@ -279,6 +279,54 @@ def take_rows(
     return _RowsTaken(of, index, shape, unit)
 
 
+class _RowsJoined(_View):
+    def __init__(self, parts: Sequence[Tensor]) -> None:
+        rows = [part.matrix_rows for part in parts]
+        *outer, _, cols = parts[0].shape
+        super().__init__(parts[0], (*outer, sum(rows), cols), math.gcd(*(p.unit for p in parts)))
+        self.parts = parts
+        self.starts = [sum(rows[:i]) for i in range(len(rows) + 1)]
+        self.file = parts[0].file if all(part.file == parts[0].file for part in parts) else ""
+        alike = all(part.format == parts[0].format for part in parts)
+        if alike and all(part.outer_scale is None for part in parts):
+            self.format = parts[0].format
+
+    def origin(self, row: int) -> Tensor:
+        [(part, start, _)] = self._spans(row, row + 1)
+        return part.origin(start)
+
+    def rows(self, start: int, stop: int) -> Array:
+        return _joined([part.rows(a, b) for part, a, b in self._spans(start, stop)])
+
+    def blocks(self, start: int, stop: int) -> Blocks:
+        return _joined([part.blocks(a, b) for part, a, b in self._spans(start, stop)])
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[Tensor, int, int]]:
+        each = self.matrix_rows
+        for matrix in range(start // each, -(-stop // each)):
+            first, last = max(start - matrix * each, 0), min(stop - matrix * each, each)
+            for part, low, high in zip(self.parts, self.starts, self.starts[1:], strict=False):
+                if first < high and last > low:
+                    at = matrix * (high - low) - low
+                    yield part, at + max(first, low), at + min(last, high)
+
+
+def join_rows(parts: Sequence[Tensor]) -> Tensor:
+    """Matrices (..., rows of each, cols) one below the other, as (..., all their rows, cols): gate
+    and up of each expert in one. Blocks come through where all parts have the same format and no
+    outer scale.
+    """
+    first = parts[0]
+    for part in parts:
+        alike = part.shape[:-2] == first.shape[:-2] and part.cols == first.cols
+        if not alike or part.dtype != first.dtype:
+            raise ModelError(
+                f"{part.name}: expected {first.shape} of {first.dtype} but for the rows, as "
+                f"{first.name} is, got {part.shape} of {part.dtype}"
+            )
+    return _RowsJoined(parts)
+
+
 class _Transposed(_View):
     def __init__(self, of: Tensor) -> None:
         *outer, rows, cols = of.shape

@@ -101,6 +101,15 @@ def _choices(
     no_mtp: Annotated[
         bool, typer.Option("--no-mtp", help="Leave multi-token-prediction blocks out.")
     ] = False,
+    mtp: Annotated[
+        bool, typer.Option("--mtp", help="Write the multi-token-prediction blocks alone.")
+    ] = False,
+    fuse_gate_up_exps: Annotated[
+        bool,
+        typer.Option(
+            "--fuse-gate-up-exps", help="Write gate and up of stacked experts as one tensor."
+        ),
+    ] = False,
     tokenizer_pre: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Pre-tokenizer, where it is not recognised."),
@@ -152,7 +161,9 @@ def _choices(
         tensor_type_files=tuple(tensor_type_file or ()),
         thireus=tuple(thireus or ()),
         like=like,
+        component="mtp" if mtp else "model",
         mtp=not no_mtp,
+        fuse_gate_up_exps=fuse_gate_up_exps,
         tokenizer_pre=tokenizer_pre,
         model_name=model_name,
         scan=scan,

@@ -37,10 +37,20 @@ from . import (
 )
 from .claims import Claims
 from .config import Config, architecture
+from .fused_experts import fuse_gate_up
 from .model import Model, Parameters
+from .mtp import draft_head, mtp_layers
 from .outer_scales import with_outer_scales
 
-__all__ = ["CLASSES", "Model", "Parameters", "place"]
+__all__ = [
+    "CLASSES",
+    "Model",
+    "Parameters",
+    "draft_head",
+    "fuse_gate_up",
+    "mtp_layers",
+    "place",
+]
 
 Place = Callable[[MODEL_ARCH, Config, Claims, bool], Model]
 

@@ -1,11 +1,22 @@
-"""Blocks for multi-token prediction (MTP, NextN): how many there are, and whether they are kept."""
+"""Blocks for multi-token prediction (MTP, NextN): how many there are, whether they are kept, and
+what a file of them alone holds.
+"""
 
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..container import Value
+from ..tensor import Placed
 from .block import Block
 from .claims import Claims
+
+SHARED = ("TOKEN_EMBD", "OUTPUT_NORM", "OUTPUT")
+"""Roles outside the blocks that the draft head needs as the model does: llama.cpp's converter
+writes them into both files (conversion/*.py, where `mtp_only` is asked for, 2026-08-04).
+"""
 
 
 def mtp_blocks(
@@ -51,3 +62,28 @@ def place_head(block: Block, vocab_rows: int, hidden: int) -> None:
     for matrix in ("embed_tokens", "shared_head.head"):
         if f"{matrix}.weight" in block:
             block.place(f"{matrix}.weight", vocab_rows, hidden)
+
+
+def mtp_layers(arch: str, values: Mapping[str, Value], tensors: Iterable[Placed]) -> frozenset[int]:
+    """Numbers of the MTP blocks: by the keys of `arch`, else by tensors that only they have."""
+    tensors = list(tensors)
+
+    def number(key: str) -> int:
+        value = values.get(f"{arch}.{key}")
+        return value.data if value is not None and isinstance(value.data, int) else 0
+
+    blocks, n_mtp = number("block_count"), number("nextn_predict_layers")
+    return frozenset(
+        p.layer
+        for p in tensors
+        if p.layer is not None
+        and (blocks - n_mtp <= p.layer < blocks if n_mtp else p.role.startswith("NEXTN_"))
+    )
+
+
+def draft_head(tensors: Sequence[Placed], layers: frozenset[int]) -> list[Placed]:
+    """The tensors of the MTP blocks `layers`, and those that they share with the model. The blocks
+    keep their numbers, and the keys of the file are those of the whole model: so llama.cpp knows
+    it.
+    """
+    return [p for p in tensors if p.layer in layers or (p.layer is None and p.role in SHARED)]
