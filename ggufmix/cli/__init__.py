@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from types import FrameType
 from typing import Annotated
 
@@ -19,6 +18,7 @@ import typer
 from ..errors import GgufmixError
 from . import (
     calibrate,
+    completing,
     convert,
     evaluate,
     fp8,
@@ -59,6 +59,7 @@ for command in COMMANDS:
 app.command(name="eval")(evaluate.evaluate)
 app.command()(meta.meta)
 app.add_typer(recipes.app, name="recipes")
+completing.complete_values(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -75,7 +76,10 @@ def _root(
 def main() -> None:
     """Entry point of the `ggufmix` command."""
     _give_memory_back()
-    interrupted = _remembered()
+    completing.join_words(os.environ)
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGALRM, _interrupt)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup has set another
             signal.signal(number, _stop)
@@ -98,25 +102,20 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename is not None else "output: "
         print(f"error: {shown(f'{where}{error.strerror or error}')}", file=sys.stderr)
         sys.exit(1)
-    except Exception:
-        if not interrupted.is_set():
-            raise
+    except KeyboardInterrupt:  # before or after what click looks after
         sys.exit(128 + signal.SIGINT)
 
 
-def _remembered() -> threading.Event:
-    """Set by Ctrl-C, which raises KeyboardInterrupt as ever. Modules written in C make an
-    ImportError of it while they are loaded.
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; while modules are loaded, as soon as they are: those written in C
+    make an ImportError of it and print a traceback themselves.
     """
-    interrupted = threading.Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.default_int_handler(number, frame)
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
-    return interrupted
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "importlib._bootstrap":
+            signal.setitimer(signal.ITIMER_REAL, 0.01)  # SIGALRM asks again
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def _give_memory_back() -> None:

@@ -34,7 +34,7 @@ def _choices(
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", "-r", metavar="NAME", help="Recipe name (see `recipes`), or a .toml file."
+            "--recipe", "-r", metavar="RECIPE", help="Recipe name (see `recipes`), or a .toml file."
         ),
     ] = "q8_0",
     gates: Annotated[

@@ -26,7 +26,7 @@ def recipes(context: typer.Context) -> None:
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A built-in recipe, pure:TYPE, or a .toml file.")
+        str, typer.Argument(metavar="RECIPE", help="A built-in recipe, pure:TYPE, or a .toml file.")
     ],
 ) -> None:
     """Say in words what a recipe does, then print its TOML."""
