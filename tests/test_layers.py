@@ -54,12 +54,13 @@ MAY_IMPORT = {
     | {"imatrix", "options", "placing", "profiling", "rules", "scanning", "sources", "wishes"}
     | {"writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "options", "placing", "preparing", "profiling", "scanning", "splitting"}
-    | {"writing"},
-    "clustering": {"errors", "pipeline", "writing"},
+    | {"fingerprints", "naming", "options", "placing", "preparing", "profiling", "rules"}
+    | {"scanning", "splitting", "writing"},
+    "clustering": {"errors", "pipeline", "splitting", "writing"},
     "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {
+        "_core",  # the names of types alone, for a shell that waits
         "calibrating",
         "clustering",
         "codecs",

@@ -113,7 +113,7 @@ def _recipes(typed: str) -> Iterator[Word]:
             made = tomllib.loads(file.read_text())
             yield made["name"], re.split("[:;.] ", made["why"], maxsplit=1)[0]
     if typed.startswith("pu"):
-        yield from _types(typed.rpartition(":")[2], "pure:")
+        yield from _types(typed.partition(":")[2], "pure:")
     yield from _files(typed, {".toml"})
 
 
