@@ -41,15 +41,18 @@ from .fused_experts import fuse_gate_up
 from .model import Model, Parameters
 from .mtp import draft_head, mtp_layers
 from .outer_scales import with_outer_scales
+from .vision import VISION_CLASSES, place_vision
 
 __all__ = [
     "CLASSES",
+    "VISION_CLASSES",
     "Model",
     "Parameters",
     "draft_head",
     "fuse_gate_up",
     "mtp_layers",
     "place",
+    "place_vision",
 ]
 
 Place = Callable[[MODEL_ARCH, Config, Claims, bool], Model]

@@ -142,6 +142,35 @@ class Claims:
         )
 
 
+class TowerClaims(Claims):
+    """The tensors of a vision tower and its projector, under the names they have without the
+    wrapper's "model.". All others are passed over.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], roots: Sequence[str]) -> None:
+        """`roots`: what names of its tensors begin with, such as "visual."."""
+        super().__init__({})
+        self._roots = tuple(roots)
+        for stored, tensor in tensors.items():
+            name = stored.removeprefix("model.")
+            if not name.startswith(self._roots):
+                continue
+            if name in self._open:
+                raise ModelError(
+                    f"{stored}: another tensor of the checkpoint stands for {name} already"
+                )
+            self._open[name] = tensor
+            if stored != name:
+                self._prefix = "model."
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def spelled(self, name: str) -> str:
+        """A name as this checkpoint would spell it."""
+        return (self._prefix or "") + name
+
+
 def _any(names: Mapping[str, Tensor], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in names)
 

@@ -38,7 +38,8 @@ class Model:
     tensors      in the order of the model, first to last block; order and types of a file are
                  decided elsewhere
     notes        what was left out or decided, one sentence each without a full stop
-    vocab_rows   rows of the embedding; the tokenizer must have no more tokens than that
+    vocab_rows   rows of the embedding; the tokenizer must have no more tokens than that; 0 where
+                 there is no embedding
     tied         there is no output.weight: the embedding serves as output matrix
     block_count  blocks written, MTP blocks included
     mtp_blocks   how many of them predict further tokens
@@ -49,10 +50,10 @@ class Model:
     n_common: int
     tensors: list[Placed]
     notes: list[str]
-    vocab_rows: int
-    tied: bool
-    block_count: int
-    mtp_blocks: int
+    vocab_rows: int = 0
+    tied: bool = False
+    block_count: int = 0
+    mtp_blocks: int = 0
 
     @property
     def parameters(self) -> Parameters:
