@@ -211,31 +211,41 @@ def test_a_run_that_is_stopped_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_while_modules_are_loaded(example: Path) -> None:
-    """Numpy, met by Ctrl-C in the middle of its import, tells another module that it cannot be
-    imported: that is no error of the installation.
+MEETS = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == MODULE:
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise ImportError(f"{name} failed to import") from None
+sys.meta_path.insert(0, Finder())
+"""
+AT_THE_END = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+
+
+@pytest.mark.parametrize(
+    ("when", "code"),
+    [
+        (MEETS.replace("MODULE", "'typer'"), -signal.SIGINT),
+        (MEETS.replace("MODULE", "'numpy'"), 128 + signal.SIGINT),
+        (AT_THE_END, -signal.SIGINT),
+    ],
+    ids=["before it has begun", "while modules are loaded", "when all is done"],
+)
+def test_ctrl_c_at_any_time(example: Path, when: str, code: int) -> None:
+    """Not a word of Python's, and the shell gets 130. Numpy, met by Ctrl-C in the middle of its
+    import, would tell that it cannot be imported, and print a traceback itself.
     """
-    early = (
-        "import os, signal, sys\n"
-        "import ggufmix.cli.plan\n"
-        "class Numpy:\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        if name != 'numpy':\n"
-        "            return None\n"
-        "        try:\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "        except KeyboardInterrupt:\n"
-        "            raise ImportError('numpy failed to import') from None\n"
-        "sys.meta_path.insert(0, Numpy())\n"
-        "sys.argv = ['ggufmix', 'plan', sys.argv[1]]\n"
-        "from ggufmix.cli import main\n"
-        "main()\n"
-    )
+    start = f"{when}\nsys.argv = ['ggufmix', *sys.argv[1:]]\nfrom ggufmix.__main__ import main\n"
     done = subprocess.run(
-        [sys.executable, "-c", early, str(example)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", f"import sys\n{start}main()\n", "inspect", example],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 128 + signal.SIGINT
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (code, "")
 
 
 def test_names_from_files_do_not_steer_the_terminal(example: Path, tmp_path: Path) -> None:
