@@ -51,6 +51,7 @@ def general(
     *,
     parameters: tuple[int, int, int, int],
     model_name: str | None = None,
+    kind: str = GGUFType.MODEL,
     warnings: list[str] | None = None,
 ) -> dict[str, Value]:
     """The keys from general.type on, in the order of llama.cpp's converter.
@@ -59,6 +60,7 @@ def general(
                 experts, those of one expert, experts per layer
     model_name  what the user calls the model; else the card or config.json says it, or
                 general.name is missing
+    kind        general.type
     warnings    gets what cannot be used
     general.architecture belongs before them; general.file_type and general.quantization_version
     come later and are the caller's.
@@ -86,7 +88,7 @@ def general(
     recorder = GGUFWriter(None, "")
     metadata.set_gguf_meta_model(recorder)
 
-    made = {Keys.General.TYPE: text(GGUFType.MODEL)}
+    made = {Keys.General.TYPE: text(kind)}
     for key, entry in recorder.kv_data[0].items():
         if key == Keys.General.ARCHITECTURE or (nameless and key == Keys.General.NAME):
             continue

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gguf import GGUFType
+
 from . import general, models, sources, tokenizer
 from .container import Value, text, u32
 from .errors import SourceError, UsageError
@@ -83,7 +85,8 @@ def opened(
 
     config      config.json for a listing
     arch        general.architecture of a listing, where its names fit several
-    component   what of it: the model, or its blocks of multi-token prediction alone
+    component   what of it: the model, its vision projector, or its blocks of multi-token
+                prediction alone
     mtp         keep blocks of multi-token prediction
     fuse        gate and up of stacked experts become one tensor
     pre         tokenizer.ggml.pre, model_name  general.name
@@ -93,6 +96,11 @@ def opened(
     if component == "mtp" and not mtp:
         raise UsageError(
             "--mtp writes the blocks that --no-mtp leaves out: expected one of the two"
+        )
+    if component == "mmproj" and (fuse or pre is not None or not mtp):
+        raise UsageError(
+            "--mmproj: the vision projector has no experts, no tokenizer and no MTP blocks: leave "
+            "out what is for those"
         )
     of_it = _Choice(os.fspath(src), component, fuse)
     suffix = sources.suffix(src)
@@ -111,14 +119,19 @@ def opened(
         return
     with sources.open_checkpoint(src) as checkpoint:
         found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
-        model = of_it.model(models.place(checkpoint.config, found.tensors, mtp=mtp))
-        words = tokenizer.load(
-            checkpoint.directory,
-            checkpoint.config,
-            rows=model.vocab_rows,
-            arch=model.arch,
-            pre=pre,
-        )
+        if component == "mmproj":
+            images = _of_images(checkpoint)
+            model = models.place_vision(checkpoint.config, found.tensors, images)
+            words = tokenizer.Tokenizer({}, [])
+        else:
+            model = of_it.model(models.place(checkpoint.config, found.tensors, mtp=mtp))
+            words = tokenizer.load(
+                checkpoint.directory,
+                checkpoint.config,
+                rows=model.vocab_rows,
+                arch=model.arch,
+                pre=pre,
+            )
         # of a remote source it is a temporary directory, which says nothing to anybody
         remote = any(file.path is None for file in checkpoint.files)
         told = checkpoint.where if remote else str(checkpoint.directory)
@@ -128,6 +141,7 @@ def opened(
             checkpoint.directory,
             parameters=model.parameters,
             model_name=model_name,
+            kind=GGUFType.MMPROJ if component == "mmproj" else GGUFType.MODEL,
             warnings=warnings,
         )
         values |= model.values
@@ -171,6 +185,11 @@ class _Choice:
     ) -> tuple[list[Placed], list[str]]:
         """Raises UsageError where the model does not have what is wanted."""
         made, told = list(tensors), list(notes)
+        if self.component == "mmproj":
+            raise UsageError(
+                f"{self.where}: --mmproj is for checkpoints: expected a folder with config.json",
+                hint="a file that is a projector already is converted without it",
+            )
         if self.component == "mtp":
             layers = models.mtp_layers(arch, values, made)
             if not layers:
@@ -185,6 +204,21 @@ class _Choice:
         if self.fuse:
             made = models.fuse_gate_up(arch, made)
         return made, told
+
+
+def _of_images(checkpoint: sources.Checkpoint) -> dict[str, Any]:
+    """What is said of preparing images: preprocessor_config.json, and what processor_config.json
+    says otherwise; each with what it keeps under a name of its own.
+    """
+    found: dict[str, Any] = {}
+    for name, inner in (
+        ("preprocessor_config.json", "media_proc_cfg"),
+        ("processor_config.json", "image_processor"),
+    ):
+        stated = checkpoint.json(name) or {}
+        nested = stated.get(inner)
+        found |= stated | (nested if isinstance(nested, dict) else {})
+    return found
 
 
 def _keep_mtp(where: str | os.PathLike[str], *, mtp: bool) -> None:

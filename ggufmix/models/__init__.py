@@ -41,7 +41,7 @@ from .fused_experts import fuse_gate_up
 from .model import Model, Parameters
 from .mtp import draft_head, mtp_layers
 from .outer_scales import with_outer_scales
-from .vision import VISION_CLASSES, place_vision
+from .vision import VISION_CLASSES, place_vision, wrapper
 
 __all__ = [
     "CLASSES",
@@ -118,4 +118,5 @@ def place(config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, mtp: bool
             hint="a GGUF of it that another tool made will do: give its path as SRC",
         )
     arch, defaults, family = CLASSES[name]
-    return with_outer_scales(family(arch, Config(config, defaults), Claims(tensors), mtp))
+    claims = Claims(tensors, mmproj=wrapper(config) in VISION_CLASSES)
+    return with_outer_scales(family(arch, Config(config, defaults), claims, mtp))

@@ -43,7 +43,8 @@ class Claims:
     file does.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], *, mmproj: bool = False) -> None:
+        """`mmproj`: a file of the vision tower can be written."""
         self.notes: list[str] = []
         self._open: dict[str, Tensor] = {}
         self._missing: list[str] = []
@@ -72,6 +73,7 @@ class Claims:
         if vision:
             self.notes.append(
                 f"left out {vision} tensors of the vision tower: this file is the text model"
+                + (", --mmproj writes the vision projector" if mmproj else "")
             )
 
     def __contains__(self, name: str) -> bool:

@@ -137,7 +137,10 @@ def test_any_band_is_that_part_of_the_whole(name: str, placed: Placed) -> None:
 
 def test_notes(placed: Placed) -> None:
     """What is left out and what is kept is said."""
-    vision = "left out 3 tensors of the vision tower: this file is the text model"
+    vision = (
+        "left out 3 tensors of the vision tower: this file is the text model, "
+        "--mmproj writes the vision projector"
+    )
     kept = "kept 1 MTP block behind the last layer"
     assert placed("dense-wrapped-mtp").notes == [vision, kept]
     assert placed("dense-wrapped-mtp", mtp=False).notes == [

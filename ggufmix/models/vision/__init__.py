@@ -20,7 +20,7 @@ from ..model import Model
 from . import glm4v, kimi_k25, qwen3vl
 from .tower import Tower, vision_config
 
-__all__ = ["VISION_CLASSES", "place_vision"]
+__all__ = ["VISION_CLASSES", "place_vision", "wrapper"]
 
 VISION_CLASSES: dict[str, tuple[Mapping[str, Any], Sequence[str], Callable[[Tower], Model]]] = {
     hf_class: (family.DEFAULTS, family.ROOTS, family.place)
@@ -37,6 +37,12 @@ the family that places it.
 """
 
 
+def wrapper(config: Mapping[str, Any]) -> str | None:
+    """The Hugging Face class of the whole model, language and vision."""
+    found = config.get("architectures")
+    return found[0] if isinstance(found, list) and found and isinstance(found[0], str) else None
+
+
 def place_vision(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], image: Mapping[str, Any]
 ) -> Model:
@@ -48,8 +54,7 @@ def place_vision(
     image    what preprocessor_config.json says, and over it what processor_config.json does
     Raises UsageError for a checkpoint without a vision tower, ModelError as `place`.
     """
-    found = config.get("architectures")
-    name = found[0] if isinstance(found, list) and found else None
+    name = wrapper(config)
     vision = vision_config(config)
     if name not in VISION_CLASSES:
         known = f"known are {', '.join(VISION_CLASSES)}"
