@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import gguf
@@ -83,10 +84,28 @@ def _check_type(kind: str, where: str) -> None:
         raise RuleError(f"{where}: {error}", hint=error.hint) from error
 
 
+@cache
+def _architectures() -> frozenset[str]:
+    """Those that the gguf package knows, and newer ones of llama.cpp's that recipes here name."""
+    newer = {
+        name
+        for made in shipped().recipes.values()
+        for entry in (*made.tensor, *made.ik)
+        for name in entry.condition.architecture or ()
+    }
+    return frozenset(gguf.MODEL_ARCH_NAMES.values()) | newer
+
+
 def _check_entry(entry: RecipeEntry, where: str) -> None:
     _check_type(entry.type, f"{where}.type")
     roles.check(entry.roles, f"{where}.roles", grouped=True)
     roles.check(entry.among, f"{where}.among", grouped=True)
+    for name in entry.condition.architecture or ():
+        if name not in _architectures():
+            raise RuleError(
+                f"{where}.if.architecture: expected a name of gguf.MODEL_ARCH, got {name!r}",
+                hint=nearest(name, _architectures()) or "it is what general.architecture says",
+            )
     if entry.where is not None and not entry.roles:
         raise RuleError(f"{where}.where: expected roles to count, got none")
     field = "layers"

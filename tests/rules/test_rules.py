@@ -4,6 +4,7 @@ all.
 
 # SPDX-License-Identifier: MIT
 
+import gguf
 import numpy as np
 import pytest
 
@@ -233,6 +234,16 @@ def test_a_recipe_file_with_layers(tmp_path) -> None:
         ("schema = 1", "schema = 2", r"schema.* expected 1$"),
         ('why = "smaller"', 'why = "s"\ncounted = "blok"', r"counted.* expected kind or block$"),
         ('why = "smaller"', 'why = "s"\nif = { size = "7B" }', r"size.* expected 70B$"),
+        (
+            'why = "smaller"',
+            'why = "s"\nif = { architcture = ["llama"] }',
+            r"tensor\[0\].if.* did you mean 'architecture'\?$",
+        ),
+        (
+            'why = "smaller"',
+            'why = "s"\nif = { architecture = ["llama", "qwen35mo"] }',
+            r"tensor\[0\].if.architecture: .* got 'qwen35mo' did you mean 'qwen35moe'\?$",
+        ),
         ("schema = 1", "schema =", "not valid TOML"),
         ("[[tensor]]", "[[tensors]]", "tensors"),
     ],
@@ -246,6 +257,20 @@ def test_a_recipe_file_that_is_wrong(tmp_path, was: str, now: str, says: str) ->
     message = f"{caught.value} {caught.value.hint}"
     assert "mine.toml" in message
     assert pytest.importorskip("re").search(says, message)
+
+
+def test_architectures_that_recipes_ask_for() -> None:
+    """The built-in ones are gguf's own names, but for what llama.cpp has newer; a recipe of the
+    user's may ask for those too.
+    """
+    asked = {
+        name
+        for made in rules.recipes().values()
+        for entry in (*made.tensor, *made.ik)
+        for name in entry.condition.architecture or ()
+    }
+    assert asked - {*gguf.MODEL_ARCH_NAMES.values()} == {"bailingmoe3"}
+    assert "falcon" in asked
 
 
 def test_recipe_names() -> None:
