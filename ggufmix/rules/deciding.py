@@ -32,6 +32,7 @@ from .types import plain, type_named
 Gates = Literal["bf16", "f32", "recipe"]
 FallbackName = Literal["quality", "llama.cpp", "ik", "error"]
 GATES = "gates"
+NEEDS_IMPORTANCE = "needs importance, which no imatrix has of MTP blocks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,9 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
     mixture = _Mixture(placed, facts, choices, must_of, wish_of)
     held: dict[Override, Must] = {}
     effective: set[Override] = set()
-    decisions = []
-    for tensor in placed:
+    tied, ahead = roles.is_tied(placed), _ahead(placed, facts)
+
+    def decided(tensor: Placed) -> Decision:
         must, wish = must_of[tensor.name], wish_of[tensor.name]
         if must is not None:
             decision = Decision(_must_type(must, tensor), f"must: {must.name}")
@@ -118,10 +120,22 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
         else:
             decision = mixture.wish(tensor)
             decision = _raised(tensor, decision, facts, choices.edges)
-            decision = _protected(tensor, decision, protects, choices.gates)
+            decision = _protected(tensor, decision, protects, least)
+            if tensor.layer in ahead and choices.mirror is None:
+                decision = _unmeasured(decision)
         if wish is not None and must is None:
             effective.add(wish)
-        decisions.append(_fitted(tensor, decision, fallback))
+        return _fitted(tensor, decision, fallback)
+
+    def least(protect: Protect) -> Encoder | None:
+        """The lower bound of a protection; None where the model has nothing to be like."""
+        if not protect.like:
+            return type_named(choices.gates if protect.name == GATES else protect.type)
+        model = roles.members([protect.like], tied=tied)
+        like = next((p for p in placed if p.role in model), None)
+        return None if like is None else decided(like).encoder
+
+    decisions = [decided(tensor) for tensor in placed]
     for wish, must in held.items():
         if wish not in effective:
             raise UsageError(
@@ -242,16 +256,39 @@ def _raised(tensor: Placed, decision: Decision, facts: Facts, edges: Iterable[Ed
 
 
 def _protected(
-    tensor: Placed, decision: Decision, protects: Iterable[Protect], gates: Gates
+    tensor: Placed,
+    decision: Decision,
+    protects: Iterable[Protect],
+    bound: Callable[[Protect], Encoder | None],
 ) -> Decision:
     for protect in protects:
         if tensor.role in protect.roles:
-            least = type_named(gates if protect.name == GATES else protect.type)
-            if least.format.bits > decision.encoder.format.bits:
+            least = bound(protect)
+            if least is not None and least.format.bits > decision.encoder.format.bits:
                 return Decision(
                     least, f"protect: {protect.name}", decision.asked or decision.encoder
                 )
     return decision
+
+
+def _ahead(placed: Iterable[Placed], facts: Facts) -> frozenset[int]:
+    """Blocks of multi-token prediction."""
+    trunk = facts.blocks - facts.mtp_blocks
+    return frozenset(
+        p.layer
+        for p in placed
+        if p.layer is not None and (p.role.startswith("NEXTN_") or trunk <= p.layer < facts.blocks)
+    )
+
+
+def _unmeasured(decision: Decision) -> Decision:
+    """The same without a type that needs importance."""
+    wanted = decision.encoder
+    instead = shipped().unmeasured.instead.get(wanted.format.name)
+    if instead is None:
+        return decision
+    reason = f"{decision.reason}; {wanted} {NEEDS_IMPORTANCE}"
+    return Decision(type_named(instead), reason, decision.asked or wanted)
 
 
 def _fitted(tensor: Placed, decision: Decision, fallback: Fallback) -> Decision:
@@ -280,12 +317,20 @@ def _fitted(tensor: Placed, decision: Decision, fallback: Fallback) -> Decision:
 @cache
 def _check_book(where: str) -> None:
     book = shipped().books[where]
-    for kind, entries in (("must", book.must), ("protect", book.protect)):
+    kinds: dict[str, Sequence[Must | Protect]] = {"must": book.must, "protect": book.protect}
+    for kind, entries in kinds.items():
         for number, entry in enumerate(entries):
-            place = f"{where}: {kind}[{number}]"
-            roles.check(entry.roles, f"{place}.roles")
-            if not (kind == "must" and entry.type == SOURCE):
-                try:
-                    type_named(entry.type)
-                except UsageError as error:
-                    raise RuleError(f"{place}.type: {error}", hint=error.hint) from error
+            _check_entry(entry, f"{where}: {kind}[{number}]")
+
+
+def _check_entry(entry: Must | Protect, place: str) -> None:
+    roles.check(entry.roles, f"{place}.roles")
+    if isinstance(entry, Protect) and entry.like:
+        if entry.type:
+            raise RuleError(f"{place}: expected type or like, got both")
+        roles.check([entry.like], f"{place}.like", grouped=True)
+    elif isinstance(entry, Protect) or entry.type != SOURCE:
+        try:
+            type_named(entry.type)
+        except UsageError as error:
+            raise RuleError(f"{place}.type: {error}", hint=error.hint) from error

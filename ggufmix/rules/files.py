@@ -51,8 +51,13 @@ class Must(_Entry, frozen=True):
     but_endings: tuple[str, ...] = ()
 
 
-class Protect(_Entry, frozen=True):
-    """What is fragile and cheap. `type` is a lower bound: a recipe with more bits keeps them."""
+class Protect(_Entry, frozen=True, kw_only=True):
+    """What is fragile and cheap. `type` is a lower bound: a recipe with more bits keeps them.
+    `like`, in its place, names a role or "head" whose type is.
+    """
+
+    type: str = ""
+    like: str = ""
 
 
 class RuleFile(_Strict, frozen=True):
@@ -132,9 +137,18 @@ class Fallback(_Strict, frozen=True):
     instead: dict[str, str] = {}
 
 
+class Unmeasured(_Strict, frozen=True):
+    """What takes the place of a type that needs importance, in blocks that no imatrix covers."""
+
+    why: str
+    source: str
+    instead: dict[str, str]
+
+
 class _Fallbacks(_Strict, frozen=True):
     schema: Literal[1]
     policy: dict[str, Fallback]
+    unmeasured: Unmeasured
 
 
 class ForeignType(_Strict, frozen=True):
@@ -180,6 +194,7 @@ class Shipped:
     recipes: dict[str, Recipe]
     groups: dict[str, Group]
     fallbacks: dict[str, Fallback]
+    unmeasured: Unmeasured
     types: dict[str, ForeignType]
     targets: dict[str, Target]
 
@@ -194,11 +209,13 @@ class Shipped:
 @cache
 def shipped() -> Shipped:
     """Everything in `ggufmix.rulebook`, read once."""
+    fallbacks = _one("fallbacks.toml", _Fallbacks)
     return Shipped(
         books={where: read(where, raw, RuleFile) for where, raw in folder("architectures")},
         recipes={where: read(where, raw, Recipe) for where, raw in folder("recipes")},
         groups=_one("groups.toml", _Groups).group,
-        fallbacks=_one("fallbacks.toml", _Fallbacks).policy,
+        fallbacks=fallbacks.policy,
+        unmeasured=fallbacks.unmeasured,
         types=_one("types.toml", _Types).type,
         targets=_one("targets.toml", _Targets).target,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import UsageError
 from ..planning import Planned
-from .deciding import GATES
+from .deciding import GATES, NEEDS_IMPORTANCE
 from .files import nearest, shipped
 from .types import type_named
 
@@ -24,6 +24,7 @@ def remarks(tensors: Iterable[Planned], target: str | None = None) -> Iterator[s
     """
     tensors = list(tensors)
     yield from _misfits(tensors)
+    yield from _unmeasured(tensors)
     if target is not None:
         yield from _slow(tensors, target)
 
@@ -45,6 +46,18 @@ def _misfits(tensors: list[Planned]) -> Iterator[str]:
         yield (
             f"{found.total()} tensors have rows that do not fit the type asked for: {swaps}; "
             f"{_size(abs(price))} {'more' if price >= 0 else 'less'}"
+        )
+
+
+def _unmeasured(tensors: list[Planned]) -> Iterator[str]:
+    found = Counter(
+        f"{t.asked} -> {t.encoder}" for t in tensors if t.reason.endswith(NEEDS_IMPORTANCE)
+    )
+    if found:
+        swaps = ", ".join(f"{swap} ({n})" for swap, n in found.items())
+        yield (
+            f"{found.total()} tensors of MTP blocks get a type that needs no importance, an "
+            f"imatrix does not cover them: {swaps}"
         )
 
 

@@ -20,9 +20,9 @@ ALIKE = [{"FFN_NORM", "FFN_PRE_NORM"}]
 
 @cache
 def winners(model: str) -> tuple[tuple[str, str, str], ...]:
-    """(name, role, reason) of each tensor under the default."""
+    """(name, role, reason) of each tensor under a recipe that every protection raises."""
     tensors = listing(model)
-    made = decide(tensors, facts_of(model), Choices(rules.recipe("pure:q2_k")))
+    made = decide(tensors, facts_of(model), Choices(rules.recipe("q2_k")))
     return tuple((p.name, p.role, d.reason) for p, d in zip(tensors, made, strict=True))
 
 
