@@ -44,11 +44,18 @@ class Vision(Case):
         half = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
         return half if self.preprocessor is None else self.preprocessor
 
+    def of_images(self) -> dict[str, Any]:
+        """What it says of preparing images, as llama.cpp's converter reads it."""
+        said = self.preprocessor_config()
+        return {**said, **said.get("media_proc_cfg", {})}
+
     def arrays(self) -> Arrays:
         """Every tensor under its stored name."""
         shapes = {"qwen": _qwen, "glm": _glm, "kimi": _kimi}[self.name.split("-")[0]]
         made = {
-            name: weights(name, shape, self.dtype, norm=1.0) for name, shape in shapes(self.config)
+            name: weights(name, shape, self.dtype, norm=1.0)
+            * self.dtype.type(8 if "qkv.weight" in name else 1)  # attention that is not flat
+            for name, shape in shapes(self.config)
         }
         where = "language_model.model." if self.name.startswith("kimi") else "model.language_model."
         made[where + "embed_tokens.weight"] = weights("embed", (64, TEXT_HIDDEN), self.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,18 @@ import pytest
 from tiny import BF16
 from visions import VISIONS
 
-from ggufmix.models import Model, place_vision
-from ggufmix.tensor import held
+from ggufmix.models import Model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "visions"
 
 
 @pytest.fixture(params=VISIONS)
-def pair(request: pytest.FixtureRequest) -> tuple[Model, dict[str, Any]]:
+def pair(
+    request: pytest.FixtureRequest, placed: Callable[[str], Model]
+) -> tuple[Model, dict[str, Any]]:
     """A tower as we place it, and what the converter wrote for the same checkpoint."""
-    case = VISIONS[request.param]
-    image = case.preprocessor_config()
-    image = {**image, **image.get("media_proc_cfg", {})}
-    tensors = {name: held(name, values) for name, values in case.arrays().items()}
-    golden = json.loads((GOLDEN / f"{case}.json").read_text())
-    return place_vision(case.raw_config(), tensors, image), golden
+    golden = json.loads((GOLDEN / f"{request.param}.json").read_text())
+    return placed(request.param), golden
 
 
 def test_same_tensors(pair: tuple[Model, dict[str, Any]]) -> None:
