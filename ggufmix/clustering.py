@@ -18,11 +18,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import pipeline
+from . import outputs
 from .errors import UsageError, WriteError
-from .pipeline import Work
-from .writing import Elsewhere, Ended, Job, Part, Progress, run
-from .writing.encoding import Counts
+from .outputs import Work
+from .splitting import Layout
+from .writing import Elsewhere, Ended, Job, Part, Piece, Progress, run
+from .writing.encoding import Counts, Each, Encoding
 from .writing.places import put, unfinished
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ FIRST_WORKER_SECONDS = 60.0
 class Done:
     """What a worker has to say of a tensor that is on disk."""
 
-    found: Counts
+    found: Each[Counts]
     sums: tuple[int, ...]
 
 
-Cluster = Callable[[Work], Elsewhere[Counts]]
+Cluster = Callable[[Work], Elsewhere[Each[Counts]]]
 
 
 def on(scheduler: str) -> Cluster:
@@ -52,7 +53,7 @@ def on(scheduler: str) -> Cluster:
     """
     there = client(scheduler)
     return lambda work: (
-        lambda part, jobs, ended, progress: _spread(there, work, part, jobs, ended, progress)
+        lambda parts, jobs, ended, progress: _spread(there, work, parts, jobs, ended, progress)
     )
 
 
@@ -73,9 +74,9 @@ def client(scheduler: str) -> Client:
 def _spread(
     client: Client,
     work: Work,
-    part: Part[Counts],
-    jobs: Sequence[Job[Counts]],
-    ended: Ended[Counts],
+    parts: Sequence[Part],
+    jobs: Sequence[Job[Each[Counts]]],
+    ended: Ended[Each[Counts]],
     progress: Progress,
 ) -> None:
     from distributed import as_completed
@@ -84,12 +85,12 @@ def _spread(
         client.wait_for_workers(1, timeout=FIRST_WORKER_SECONDS)
     except TimeoutError as error:
         raise WriteError(
-            f"{part.path}: the cluster has had no worker for {FIRST_WORKER_SECONDS:.0f} s",
+            f"{parts[0].path}: the cluster has had no worker for {FIRST_WORKER_SECONDS:.0f} s",
             hint="start some, with the same ggufmix and the same paths",
         ) from error
     largest = sorted(jobs, key=lambda job: -job.source_bytes)  # the last to end should be small
     futures = {
-        client.submit(make, work, part.path.name, job.name, pure=False, retries=ATTEMPTS - 1): job
+        client.submit(make, work, job.name, pure=False, retries=ATTEMPTS - 1): job
         for job in largest
     }
     total, done = sum(job.source_bytes for job in jobs), 0
@@ -97,7 +98,8 @@ def _spread(
         with client.as_current():
             for future in as_completed(futures):
                 job = futures[future]
-                made = _result(future, f"{part.path}: {job.name}")
+                path = parts[job.extents[0].part].path
+                made = _result(future, f"{path}: {job.name}")
                 ended(job, made.found, made.sums)
                 done += job.source_bytes
                 progress(job.name, done, total)
@@ -126,7 +128,8 @@ class _Opened:
     """A plan as this worker has made it. Its files close when the last that uses it is done."""
 
     stack: ExitStack
-    jobs: Mapping[tuple[str, str], tuple[Part[Counts], Job[Counts]]]
+    layout: Layout
+    jobs: Mapping[str, Encoding]
 
 
 _PLANS = 2
@@ -134,25 +137,30 @@ _lock = threading.Lock()
 _opened: dict[str, _Opened] = {}
 
 
-def make(work: Work, part: str, job: str) -> Done:
-    """On a worker: make one job of one part, and have it on disk.
+def make(work: Work, name: str) -> Done:
+    """On a worker: do one job, and have it on disk.
 
     Raises WriteError where this worker would write another file; errors of the job; OSError.
     """
     opened = _plan(work)
-    home, made = opened.jobs[part, job]
+    job = opened.jobs[name]
     results: list[Done] = []
-    out = os.open(unfinished(home.path), os.O_RDWR | os.O_CLOEXEC)
+    outs: dict[int, int] = {}
+
+    def written(of: Job[Each[Counts]], piece: Piece) -> None:
+        extent = of.extents[piece.extent]
+        put(outs[extent.part], piece.data, extent.offset + piece.at)
+
     try:
-        run(
-            [made],
-            lambda of, piece: put(out, piece.data, of.extents[piece.extent].offset + piece.at),
-            lambda _, found, sums: results.append(Done(found, sums)),
-            threads=1,
-        )
-        os.fsync(out)
+        for number in {extent.part for extent in job.extents}:
+            path = unfinished(opened.layout.parts[number].path)
+            outs[number] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        run([job], written, lambda _, found, sums: results.append(Done(found, sums)), threads=1)
+        for out in outs.values():
+            os.fsync(out)
     finally:
-        os.close(out)
+        for out in outs.values():
+            os.close(out)
     return results[0]
 
 
@@ -162,9 +170,9 @@ def _plan(work: Work) -> _Opened:
         found = _opened.pop(key, None)
         if found is None:
             with ExitStack() as stack:
-                parts = stack.enter_context(pipeline.worked(work))
-                jobs = {(p.path.name, job.name): (p, job) for p in parts for job in p.jobs}
-                found = _Opened(stack.pop_all(), jobs)
+                layout = stack.enter_context(outputs.worked(work))
+                jobs = {job.name: job for job in layout.jobs}
+                found = _Opened(stack.pop_all(), layout, jobs)
         _opened[key] = found
         while len(_opened) > _PLANS:
             del _opened[next(iter(_opened))]

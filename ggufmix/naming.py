@@ -10,6 +10,7 @@ has TAG followed by "-" or "." (common/download.cpp, `find_best_model`).
 
 from __future__ import annotations
 
+import os
 import re
 import string
 from collections.abc import Mapping
@@ -54,6 +55,21 @@ def fields(plan: Plan, tag: str) -> dict[str, str]:
 
 
 _KEYS = "name", "basename", "finetune", "version", "size_label"
+
+
+def template(out: str | os.PathLike[str]) -> str:
+    """What a user gives as the output: a path, a template of one, or a folder for such names as
+    both programs read.
+    """
+    said = os.fspath(out)
+    if said.endswith("/") or os.path.isdir(said):
+        return os.path.join(said, "{name}-{tag}.gguf")
+    return said
+
+
+def is_template(said: str) -> bool:
+    """Whether it has words to be filled in, or braces that stand for braces."""
+    return "{" in said or "}" in said
 
 
 def filled(template: str, words: Mapping[str, str]) -> Path:

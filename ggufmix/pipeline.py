@@ -8,25 +8,34 @@ checkpoint -> Tensors -> model family -> GGUF tensors + metadata -> rules -> Pla
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from . import fingerprints, scanning, splitting, writing
-from .errors import UsageError, WriteError
+from . import fingerprints, naming, outputs, scanning, splitting, writing
+from .errors import UsageError
 from .measures import Measures
 from .options import Options
+from .outputs import Work
 from .placing import Placement
 from .planning import Plan
-from .preparing import check_readable, prepared
+from .preparing import check_readable, prepared, prepared_each
 from .profiling import stage
-from .writing.encoding import Counts
+from .writing.encoding import Counts, Each, by_part
 
-__all__ = ["Options", "Result", "Work", "convert", "of_int4", "plan", "unfinished", "worked"]
+__all__ = [
+    "How",
+    "Options",
+    "Result",
+    "convert",
+    "convert_each",
+    "of_int4",
+    "plan",
+    "unfinished",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,152 +93,145 @@ def plan(
         return made
 
 
-def convert(
-    src: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    recipe: str = "q8_0",
-    *,
-    options: Options | None = None,
-    threads: int | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    verify: bool = False,
-    split: splitting.Limits | None = None,
-    keep_split: bool = False,
-    progress: writing.Progress | None = None,
-    planned: Callable[[Plan], None] | None = None,
-    engine: Callable[[Work], writing.Elsewhere[Counts]] | None = None,
-) -> Result:
-    """Write a checkpoint, or a GGUF file, as one GGUF file or as parts of one.
+class How(TypedDict, total=False):
+    """How files are written; nothing here changes their bytes, but `split` and `keep_split`.
 
-    out        path of the file; written as `out.part` and renamed when it is whole and on disk
     threads    that encode; by default one for each core, and more where they wait for a remote
                source; the bytes are the same for any number
-    overwrite  replace an existing output
+    overwrite  replace existing outputs
+    skip_existing  leave out what is there already
     resume     continue what an earlier run has left unfinished, if there is anything; the bytes are
                those of a run without a break
     verify     decode what is written and measure its errors, while it is in memory
     split      how large a part may be: `out-00001-of-00003.gguf` and so on are written
     keep_split  of a GGUF source in parts: as many parts, with the same tensors
     progress   called after each band with the tensor's name, the source bytes done, and all of them
-    planned    called with the plan before the first byte is written
+    planned    called with the plans, and the paths of each, before the first byte is written
     engine     makes the tensors elsewhere, such as `clustering.on("tcp://host:8786")`
+    """
+
+    threads: int | None
+    overwrite: bool
+    skip_existing: bool
+    resume: bool
+    verify: bool
+    split: splitting.Limits | None
+    keep_split: bool
+    progress: writing.Progress | None
+    planned: Callable[[Sequence[Plan], Sequence[Sequence[Path]]], None] | None
+    engine: Callable[[Work], writing.Elsewhere[Each[Counts]]] | None
+
+
+def convert(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipe: str = "q8_0",
+    *,
+    options: Options | None = None,
+    **how: Unpack[How],
+) -> Result:
+    """Write a checkpoint, or a GGUF file, as one GGUF file or as parts of one.
+
+    out  path of the file; or a template of it, as `naming.filled` takes them; or a folder. Written
+         as `out.part` and renamed when it is whole and on disk
+    how  see How
     Other arguments and errors: as `plan`; and WriteError, also where the source, the imatrix or the
     recipe is not what the unfinished run had.
     """
-    path = Path(out)
     options = options or Options(recipe=recipe)
-    if not (resume and writing.left(path)) and split is None and not keep_split:
-        writing.check_place(path, overwrite=overwrite)  # before a scan of hours
+    (result,) = convert_each(src, out, [options.recipe], options=options, **how)
+    return result
+
+
+def convert_each(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipes: Sequence[str],
+    *,
+    options: Options | None = None,
+    **how: Unpack[How],
+) -> list[Result]:
+    """Write a file for each of some recipes: the source is read once, each band of it encoded once
+    for all files that want it in the same type. Each file has the bytes that `convert` gives it;
+    all get their names together.
+
+    out      template of the paths, such as "out/{name}-{tag}.gguf"; or a folder
+    options  their recipe does not count
+    Other arguments and errors: as `convert`; UsageError where two files would have one path.
+    """
+    asked = tuple(replace(options or Options(), recipe=recipe) for recipe in recipes)
+    template, threads, progress = naming.template(out), how.get("threads"), how.get("progress")
+    overwrite, resume = how.get("overwrite", False), how.get("resume", False)
+    alone = Path(template) if not naming.is_template(template) else None
+    in_parts = how.get("split") is not None or how.get("keep_split", False)
+    continued = alone is not None and resume and writing.left(alone)
+    if alone is not None and not (in_parts or continued or how.get("skip_existing")):
+        writing.check_place(alone, overwrite=overwrite)  # before a scan of hours
     with (
         stage("opening, planning"),
-        prepared(src, options, threads, progress) as (made, model),
+        prepared_each(src, asked, threads, progress) as (plans, model),
     ):
-        check_readable(src, made, model)
-        work = Work(str(src), str(path), options, split, keep_split, verify)
-        parts = _parts(work, made, model)
-        for part in parts:
-            _check_apart(part.path, model)
-        if planned is not None:
-            planned(made)
-        elsewhere = engine(work.told(made, parts)) if engine is not None else None
-        written = writing.write(
-            parts,
-            threads=writing.thread_count(threads, model.least_threads),
-            overwrite=overwrite,
-            progress=progress,
-            resumable=writing.Resumable(
-                Counts, _bound(options, model, made, verify=verify), resume
-            ),
-            abandon=model.abandon,
-            elsewhere=elsewhere,
+        made = list(plans)
+        for one in made:
+            check_readable(src, one, model)
+        work = Work(
+            str(src),
+            tuple(outputs.place(template, *pair) for pair in zip(asked, made, strict=True)),
+            asked,
+            how.get("split"),
+            how.get("keep_split", False),
+            how.get("verify", False),
         )
-        if written.resumed and options.on_inexact == "nearest":
+        layout = outputs.laid_out(work, made, model)
+        if how.get("skip_existing"):
+            there = [all(layout.parts[n].path.exists() for n in own) for own in layout.of]
+            wanted = [n for n, exist in enumerate(there) if not exist]
+            if not wanted:
+                return []
+            work, made = work.only(wanted), [made[n] for n in wanted]
+            layout = outputs.laid_out(work, made, model)
+        for part in layout.parts:
+            _check_apart(part.path, model)
+        announce = how.get("planned")
+        if announce is not None:
+            announce(made, [[layout.parts[n].path for n in own] for own in layout.of])
+        engine = how.get("engine")
+        elsewhere = engine(work.told(made, layout)) if engine is not None else None
+        with outputs.folders(layout, fresh=alone is None):
+            written = writing.write(
+                layout.parts,
+                layout.jobs,
+                threads=writing.thread_count(threads, model.least_threads),
+                overwrite=overwrite,
+                progress=progress,
+                resumable=writing.Resumable(Each[Counts], _bound(work, model, made), resume),
+                abandon=model.abandon,
+                elsewhere=elsewhere,
+            )
+        if written.resumed and work.asked[0].on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    return Result(
-        tuple(part.path for part in parts),
-        made,
-        written.found,
-        inexact,
-        written.resumed,
-        written.damaged,
-    )
+    found = by_part(layout.jobs, written.found)
+    results = []
+    for one, own in zip(made, layout.of, strict=True):
+        of_all = {name: counts for n in own for name, counts in found.get(n, {}).items()}
+        in_order = {t.name: of_all[t.name] for t in one.tensors if t.name in of_all}
+        paths = tuple(layout.parts[n].path for n in own)
+        results.append(Result(paths, one, in_order, inexact, written.resumed, written.damaged))
+    return results
 
 
-def unfinished(out: str | os.PathLike[str]) -> bool:
-    """Whether a run has left something of this output that can be continued."""
-    path = Path(out)
-    parts = path.parent.glob(f"{glob.escape(path.name.removesuffix('.gguf'))}-*-of-*.gguf.part")
-    return any(writing.left(p.with_name(p.name.removesuffix(".part"))) for p in parts) or (
-        writing.left(path)
-    )
-
-
-@dataclass(frozen=True)
-class Work:
-    """A run, told so that another process can make the same parts of it. Arguments as `convert`.
-
-    forced  name, encoder and reason of each tensor where a scan has decided, which is not repeated
-    digest  SHA-256 of the headers, which say all but the data
+def unfinished(paths: Iterable[Path]) -> bool:
+    """Whether a run has left something of outputs that begin at some paths, or of parts of them,
+    that can be continued.
     """
-
-    src: str
-    out: str
-    options: Options
-    split: splitting.Limits | None
-    keep_split: bool
-    verify: bool
-    forced: tuple[tuple[str, str, str], ...] = ()
-    digest: str = ""
-
-    def told(self, made: Plan, parts: Sequence[writing.Part[Counts]]) -> Work:
-        """The same for elsewhere: with whole paths, and with what was found out."""
-        scanned = self.options.scans or self.options.on_inexact == "f32"
-        forced = [(t.name, t.encoder.name, t.reason) for t in made.tensors if scanned]
-        return replace(
-            self,
-            src=self.src if "://" in self.src else os.path.abspath(self.src),
-            out=os.path.abspath(self.out),
-            options=self.options.absolute(),
-            forced=tuple(forced),
-            digest=_digest(parts),
-        )
-
-
-@contextmanager
-def worked(work: Work) -> Iterator[Sequence[writing.Part[Counts]]]:
-    """The parts of a run that was begun elsewhere, open as long as the block lasts.
-
-    Raises WriteError where they would be others here, and what `plan` raises.
-    """
-    with prepared(work.src, work.options, forced=work.forced) as (made, model):
-        parts = _parts(work, made, model)
-        if _digest(parts) != work.digest:
-            raise WriteError(
-                f"{work.out}: on another machine the same plan came out otherwise",
-                hint="they need the same ggufmix, and the same source under the same path",
-            )
-        yield parts
-
-
-def _parts(work: Work, made: Plan, model: Placement) -> list[writing.Part[Counts]]:
-    homes = _homes(work.src, model) if work.keep_split else ()
-    return splitting.parts_of(
-        made, Path(work.out), limits=work.split, homes=homes, measuring=work.verify
-    )
-
-
-def _digest(parts: Sequence[writing.Part[Counts]]) -> str:
-    return hashlib.sha256(b"".join(part.header for part in parts)).hexdigest()
-
-
-def _homes(src: str | os.PathLike[str], model: Placement) -> list[str]:
-    """Names of the parts of a GGUF source."""
-    names = [file.name for file in model.files]
-    if len(names) < 2 or not all(name.endswith(".gguf") for name in names):
-        raise UsageError(f"{src}: --keep-split is for a GGUF file in parts, and this is none")
-    return names
+    for path in paths:
+        stem = glob.escape(path.name.removesuffix(".gguf"))
+        parts = path.parent.glob(f"{stem}-*-of-*.gguf.part")
+        begun = (p.with_name(p.name.removesuffix(".part")) for p in parts)
+        if writing.left(path) or any(map(writing.left, begun)):
+            return True
+    return False
 
 
 def of_int4(result: Result) -> Iterator[str]:
@@ -248,11 +250,12 @@ def _check_apart(out: Path, model: Placement) -> None:
             )
 
 
-def _bound(options: Options, model: Placement, made: Plan, *, verify: bool) -> dict[str, str]:
-    """What unfinished files are good for, beside the plan's names, sizes and key-values."""
+def _bound(work: Work, model: Placement, plans: Sequence[Plan]) -> dict[str, str]:
+    """What unfinished files are good for, beside the plans' names, sizes and key-values."""
+    encoders = (f"{t.name}={t.encoder.name}" for made in plans for t in made.tensors)
     return {
         "version": version("ggufmix"),
         "source": fingerprints.of_source(model.files),
-        "imatrix": fingerprints.of_contents(options.imatrix),
-        "recipe": fingerprints.of_words(f"{t.name}={t.encoder.name}" for t in made.tensors),
-    } | ({"use of --verify": "yes"} if verify else {})
+        "imatrix": fingerprints.of_contents(work.asked[0].imatrix),
+        "recipe": fingerprints.of_words(encoders),
+    } | ({"use of --verify": "yes"} if work.verify else {})

@@ -62,6 +62,7 @@ def prepared_each(
     Other arguments and errors: as `plan`.
     """
     options = asked[0]
+    chosen = [_choices(one) for one in asked]  # what is wrong there is said before a source is read
     importance = imatrix.read(options.imatrix) if options.imatrix else None
     with placing.opened(
         src,
@@ -76,7 +77,10 @@ def prepared_each(
     ) as model:
         ordered = planning.in_order(model.tensors)
         facts = _facts(model, imatrix=importance is not None)
-        deciding = [_Deciding.of(o, model, ordered, facts, importance) for o in asked]
+        deciding = [
+            _Deciding.of(one, *choices, model, ordered, facts, importance)
+            for one, choices in zip(asked, chosen, strict=True)
+        ]
         plans = [
             d.plan({name: (encoder(kind), reason) for name, kind, reason in known})
             for d, known in zip(deciding, forced or [()] * len(asked), strict=True)
@@ -93,7 +97,8 @@ def prepared_each(
                     abandon=model.abandon,
                 )
             scanned = by_part([job.of for job in jobs], found)
-            plans = [d.after(made, scanned[n]) for n, (d, made) in enumerate(zip(deciding, plans, strict=True))]
+            pairs = enumerate(zip(deciding, plans, strict=True))
+            plans = [d.after(made, scanned[n]) for n, (d, made) in pairs]
         yield plans, model
 
 
@@ -114,12 +119,13 @@ class _Deciding:
     def of(
         cls,
         options: Options,
+        choices: rules.Choices,
+        wishes: Wishes,
         model: Placement,
         ordered: Sequence[Placed],
         facts: rules.Facts,
         importance: imatrix.Imatrix | None,
     ) -> _Deciding:
-        choices, wishes = _choices(options)
         values = dict(model.values)
         values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
         values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
@@ -150,7 +156,7 @@ class _Deciding:
         return Plan(
             recipe=choices.recipe.name,
             architecture=model.arch,
-            values={**self.values} | checksums.reserved(len(weighed.tensors)),
+            values=dict(self.values) | checksums.reserved(len(weighed.tensors)),
             tensors=weighed.tensors,
             notes=(
                 *model.notes,

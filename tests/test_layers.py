@@ -54,9 +54,10 @@ MAY_IMPORT = {
     | {"imatrix", "options", "placing", "profiling", "rules", "scanning", "sources", "wishes"}
     | {"writing"},
     "pipeline": NOUNS
-    | {"fingerprints", "naming", "options", "placing", "preparing", "profiling", "rules"}
+    | {"fingerprints", "naming", "options", "outputs", "placing", "preparing", "profiling"}
     | {"scanning", "splitting", "writing"},
-    "clustering": {"errors", "pipeline", "splitting", "writing"},
+    "outputs": NOUNS | {"naming", "options", "placing", "preparing", "rules", "splitting"},
+    "clustering": {"errors", "outputs", "splitting", "writing"},
     "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
     "cli": {

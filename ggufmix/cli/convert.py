@@ -2,7 +2,7 @@
 
 # SPDX-License-Identifier: MIT
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,17 +17,21 @@ from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, sho
 if TYPE_CHECKING:
     from ..clustering import Cluster
     from ..pipeline import Options, Result
+    from ..planning import Plan
 
 
 @contextmanager
-def resumable(out: Path) -> Iterator[None]:
-    """Say where a command that did not end well has left something to continue."""
+def resumable(out: str, begun: Sequence[Path]) -> Iterator[None]:
+    """Say where a command that did not end well has left something to continue.
+
+    begun  paths that become known in the meantime
+    """
     from .. import pipeline
 
     try:
         yield
     except BaseException:
-        if pipeline.unfinished(out):
+        if pipeline.unfinished([Path(out), *begun]):
             note(f"{out} is unfinished: the same command with --resume continues it")
         raise
 
@@ -36,7 +40,14 @@ def resumable(out: Path) -> Iterator[None]:
 def convert(
     src: Source,
     out: Annotated[
-        Path, typer.Option("--out", "-o", "--outfile", metavar="OUT.gguf", help="File to write.")
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            "--outfile",
+            metavar="OUT.gguf",
+            help="File to write; or a folder; or a template, such as '{name}-{tag}.gguf'.",
+        ),
     ],
     *,
     threads: Threads = None,
@@ -77,9 +88,12 @@ def convert(
     profile: Annotated[
         bool, typer.Option("--profile", help="Say on stderr where the time went.")
     ] = False,
+    recipes: Sequence[str],
     options: "Options",
 ) -> None:
-    """Write a checkpoint as a quantized GGUF file."""
+    """Write a checkpoint as a quantized GGUF file, or as several of one reading: a file for each
+    --recipe.
+    """
     from .. import pipeline, profiling, progress, report, sumfile
 
     wanted = (split_max_size, split_max_tensors)
@@ -88,15 +102,21 @@ def convert(
         split = limits(*wanted, bare_first=no_tensor_first_split)
     if keep_split and (split is not None or no_tensor_first_split):
         raise UsageError("--keep-split: says already what the parts are, leave the others out")
+    begun: list[Path] = []
+
+    def planned(plans: Sequence["Plan"], paths: Sequence[Sequence[Path]]) -> None:
+        begun.extend(path for of_plan in paths for path in of_plan[:1])
+        say(plans)
 
     with (
         profiling.recorded() if profile else nullcontext() as spent,
-        resumable(out),
+        resumable(out, begun),
         progress.shown() as bar,
     ):
-        result = pipeline.convert(
+        results = pipeline.convert_each(
             src,
             out,
+            recipes,
             options=options,
             threads=threads,
             overwrite=overwrite,
@@ -105,32 +125,51 @@ def convert(
             split=split,
             keep_split=keep_split,
             progress=bar.step,
-            planned=say,
+            planned=planned,
             engine=_cluster(engine, scheduler),
         )
         if sha256sums:
-            sumfile.record(result.paths, bar.step)
-    if result.resumed:
-        note(f"{result.resumed} of {len(result.plan.tensors)} tensors were there already")
-    if result.damaged:
-        note(f"{', '.join(result.damaged)}: changed on disk since they were written; written again")
-    for name, losses in result.losses.items():
-        note(
-            f"{name}: {losses.flushed} blocks written as zeros (their scale is too small to hold), "
-            f"{losses.wiped} blocks in which one value drowns the others"
+            for paths in _by_folder(results):
+                sumfile.record(paths, bar.step)
+    for result in results[:1]:  # said of the run as a whole
+        if result.resumed:
+            n_tensors = len({t.name for r in results for t in r.plan.tensors})
+            note(f"{result.resumed} of {n_tensors} tensors were there already")
+        if result.damaged:
+            names = ", ".join(result.damaged)
+            note(f"{names}: changed on disk since they were written; written again")
+    for result in results:
+        _lost(result, f"{result.plan.recipe}: " if len(results) > 1 else "")
+        plan = result.plan
+        n_bytes = sum(path.stat().st_size for path in result.paths)
+        print(
+            f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits "
+            f"per weight, {plan.recipe}"
         )
-    for sentence in pipeline.of_int4(result):
-        note(sentence)
-    plan = result.plan
-    n_bytes = sum(path.stat().st_size for path in result.paths)
-    print(
-        f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits per "
-        f"weight, {plan.recipe}"
-    )
     if spent is not None:
         report.console(stderr=True).print(report.spent(spent.stages, spent.clock))
     if verify:
-        judge(result)
+        judge(results)
+
+
+def _by_folder(results: Sequence["Result"]) -> list[list[Path]]:
+    folders: dict[Path, list[Path]] = {}
+    for path in (path for result in results for path in result.paths):
+        folders.setdefault(path.parent, []).append(path)
+    return list(folders.values())
+
+
+def _lost(result: "Result", which: str) -> None:
+    """What some blocks have lost. `which`: the file, where there are several."""
+    from .. import pipeline
+
+    for name, losses in result.losses.items():
+        note(
+            f"{which}{name}: {losses.flushed} blocks written as zeros (their scale is too small to "
+            f"hold), {losses.wiped} blocks in which one value drowns the others"
+        )
+    for sentence in pipeline.of_int4(result):
+        note(which + sentence)
 
 
 def _cluster(engine: str, scheduler: str | None) -> "Cluster | None":
@@ -145,15 +184,20 @@ def _cluster(engine: str, scheduler: str | None) -> "Cluster | None":
     return clustering.on(scheduler)
 
 
-def judge(result: "Result") -> None:
+def judge(results: Sequence["Result"]) -> None:
     """Print what was measured, and end with 1 where a tensor failed."""
     from .. import report, verifying
     from ..verifying import drawing
 
-    found = verifying.of_plan(result.plan, result.measured)
-    report.console().print("", drawing.picture(found), "")
-    for line in drawing.lines(found, every=True):
-        print(shown(line))
-    print(drawing.closing(found, "measured while it was written"))
-    if found.grade == "FAIL":
+    grades = []
+    for result in results:
+        found = verifying.of_plan(result.plan, result.measured)
+        if len(results) > 1:
+            print(f"\n{shown_paths(result.paths)}")
+        report.console().print("", drawing.picture(found), "")
+        for line in drawing.lines(found, every=True):
+            print(shown(line))
+        print(drawing.closing(found, "measured while it was written"))
+        grades.append(found.grade)
+    if "FAIL" in grades:
         raise typer.Exit(1)

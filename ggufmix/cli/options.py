@@ -28,15 +28,21 @@ Threads = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
+DEFAULT = "q8_0"
+_SEVERAL = "convert writes a file for each of several; `plan --versus` compares two"
+
 
 def _choices(
     *,
     recipe: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            "--recipe", "-r", metavar="RECIPE", help="Recipe name (see `recipes`), or a .toml file."
+            "--recipe",
+            "-r",
+            metavar="RECIPE",
+            help="Recipe name (see `recipes`), or a .toml file; q8_0 by default.",
         ),
-    ] = "q8_0",
+    ] = None,
     gates: Annotated[
         str,
         typer.Option(
@@ -147,7 +153,7 @@ def _choices(
     from ..pipeline import Options
 
     return Options(
-        recipe=recipe,
+        recipe=recipe[0] if recipe else DEFAULT,
         gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
         mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp", "ik")),
         fallback=None
@@ -175,13 +181,21 @@ def _choices(
 
 
 def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with a keyword `options: Options` the command-line options that make one."""
+    """Give a command with a keyword `options: Options` the command-line options that make one. One
+    with a keyword `recipes` takes several recipes, in place of that of the options.
+    """
     choices = inspect.signature(_choices).parameters
     parameters = inspect.signature(command).parameters.values()
-    own = [p for p in parameters if p.name != "options"]
+    own = [p for p in parameters if p.name not in {"options", "recipes"}]
+    several = len(own) + 2 == len(parameters)
 
     @wraps(command)
     def run(**given: Any) -> None:
+        recipes = given["recipe"] or [DEFAULT]
+        if several:
+            given["recipes"] = recipes
+        elif len(recipes) > 1:
+            raise UsageError(f"--recipe: expected one, got {len(recipes)}", hint=_SEVERAL)
         options = _choices(**{name: given.pop(name) for name in choices})
         command(**given, options=options)
 

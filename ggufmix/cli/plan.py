@@ -67,7 +67,7 @@ def plan(
         return
     with progress.shown() as bar:
         made = pipeline.plan(src, options=options, threads=threads, progress=bar.step)
-    say(made)
+    say([made])
     if export is not None:
         exported = review.export(made, export)
         for sentence in exported.notes:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,12 +15,23 @@ LONGEST = 4000
 """Characters of the longest sentence that is printed."""
 
 
-def say(plan: Plan) -> None:
-    """The notes and warnings of a plan."""
-    for sentence in plan.notes:
-        note(sentence)
-    for sentence in plan.warnings:
-        print(f"warning: {shown(sentence)}", file=sys.stderr)
+def say(plans: Sequence[Plan]) -> None:
+    """The notes and warnings of plans; where it is not said of all of them, with the recipe."""
+    for put, of_plans in (
+        (note, [(plan.recipe, plan.notes) for plan in plans]),
+        (warn, [(plan.recipe, plan.warnings) for plan in plans]),
+    ):
+        said: dict[str, list[str]] = {}
+        for recipe, sentences in of_plans:
+            for sentence in sentences:
+                said.setdefault(sentence, []).append(recipe)
+        for sentence, recipes in said.items():
+            put(sentence if len(recipes) == len(plans) else f"{', '.join(recipes)}: {sentence}")
+
+
+def warn(sentence: str) -> None:
+    """Something that should not be overlooked."""
+    print(f"warning: {shown(sentence)}", file=sys.stderr)
 
 
 def note(sentence: str) -> None:

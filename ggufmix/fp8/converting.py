@@ -20,7 +20,6 @@ from .. import sources
 from ..errors import ModelError, SourceError, UsageError
 from ..sources import Checkpoint, StoredTensor
 from ..sources.safetensors import BITS
-from ..writing import Extent
 from . import config, places, shards, stats, torch_path
 from .choosing import Choice, choose
 from .coding import BLOCK, Scale, Search
@@ -173,7 +172,7 @@ def _planned(source: Checkpoint, options: Options) -> tuple[Choice, Planned, Wei
 
 def _jobs(options: Options, weights: Weights, device: str | None) -> Jobs:
     def job(shard: shards.Shard, piece: shards.Piece) -> Any:
-        extents = [Extent(shard.offsets[entry.name], entry.size) for entry in piece.entries]
+        extents = [shard.extent(entry) for entry in piece.entries]
         if isinstance(piece.key, Matrix):
             return Coding(
                 piece.key,

@@ -16,7 +16,6 @@ from ..errors import ModelError
 from ..sources import Packed, Presented, StoredTensor
 from ..sources.safetensors import BITS
 from ..tensor import Tensor, transpose
-from ..writing import Extent
 from . import config, places, shards
 from .jobs import Copying, Rounding
 from .saving import How, Planned, copied, opened, refuse_bare, save
@@ -76,7 +75,7 @@ def dequantize(
                 else Copying(piece.key, (extent,))
                 for piece in shard.pieces
                 if piece.size
-                for extent in [Extent(shard.offsets[piece.entries[0].name], piece.size)]
+                for extent in [shard.extent(piece.entries[0])]
             ]
 
         save(source, folder, planned, jobs, how, f"dequantize {dtype}")

@@ -105,13 +105,10 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     found: Mapping[str, Lost] | None = None
     if not (how.resume and _whole(folder, planned, jobs)):
-        parts = [
-            Part(folder / shard.name, shard.header, jobs(shard), shard.size)
-            for shard in planned.shards
-        ]
         try:
             found = write(
-                parts,
+                [Part(folder / shard.name, shard.header, shard.size) for shard in planned.shards],
+                [job for shard in planned.shards for job in jobs(shard)],
                 threads=thread_count(how.threads),
                 overwrite=how.overwrite,
                 progress=how.progress,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..sources.layout import INDEX, SINGLE
+from ..writing import Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ class Piece:
 class Shard:
     """One file of the output.
 
+    number   of the file, from 0
     name     of the file
     pieces   that it holds, in the order in which they are worked off
     header   its first bytes
@@ -64,11 +66,16 @@ class Shard:
     size     of the file
     """
 
+    number: int
     name: str
     pieces: tuple[Piece, ...]
     header: bytes
     offsets: dict[str, int]
     size: int
+
+    def extent(self, entry: Entry) -> Extent:
+        """The place of one of its tensors."""
+        return Extent(self.offsets[entry.name], entry.size, self.number)
 
 
 def plan(pieces: Sequence[Piece], largest: int | None = None) -> list[Shard]:
@@ -90,7 +97,8 @@ def plan(pieces: Sequence[Piece], largest: int | None = None) -> list[Shard]:
         names = [SINGLE]
     elif not names or any("/" in name for name in names):
         names = [f"model-{i + 1:05}-of-{n:05}.safetensors" for i in range(n)]
-    return [_laid_out(name, held) for name, held in zip(names, split, strict=True)]
+    named = zip(names, split, strict=True)
+    return [_laid_out(number, name, held) for number, (name, held) in enumerate(named)]
 
 
 def index(shards: Sequence[Shard]) -> dict[str, Any] | None:
@@ -121,7 +129,7 @@ def _filled(pieces: Sequence[Piece], largest: int) -> Iterator[list[Piece]]:
     yield held
 
 
-def _laid_out(name: str, pieces: Sequence[Piece]) -> Shard:
+def _laid_out(number: int, name: str, pieces: Sequence[Piece]) -> Shard:
     entries = sorted((e for p in pieces for e in p.entries), key=lambda e: -e.value_bits)
     at = 0
     head: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -136,4 +144,4 @@ def _laid_out(name: str, pieces: Sequence[Piece]) -> Shard:
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
     offsets = {e.name: len(header) + head[e.name]["data_offsets"][0] for e in entries}
-    return Shard(name, tuple(pieces), header, offsets, len(header) + at)
+    return Shard(number, name, tuple(pieces), header, offsets, len(header) + at)

@@ -15,6 +15,6 @@ while they pass.
 
 from .dividing import Limits, part_path
 from .moving import merge, split
-from .planned import parts_of
+from .planned import Layout, Output, laid_out
 
-__all__ = ["Limits", "merge", "part_path", "parts_of", "split"]
+__all__ = ["Layout", "Limits", "Output", "laid_out", "merge", "part_path", "split"]

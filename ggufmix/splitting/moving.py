@@ -22,10 +22,11 @@ BAND_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """The job of one tensor."""
+    """The job of one tensor: `offset` in the file that is part number `part` of the output."""
 
     tensor: GgufTensor
     offset: int
+    part: int
 
     @property
     def name(self) -> str:
@@ -45,7 +46,7 @@ class Moving:
     @property
     def extents(self) -> tuple[Extent]:
         """Its place."""
-        return (Extent(self.offset, self.source_bytes),)
+        return (Extent(self.offset, self.source_bytes, self.part),)
 
     def bands(self) -> Iterator[tuple[int, int]]:
         """Some rows each."""
@@ -142,21 +143,13 @@ def _move(
         _compare(file.where, known, sums)
         return checksums.sealed(division.header, division.values)
 
-    parts = [
-        Part(
-            division.path,
-            division.header,
-            [
-                Moving(file.tensors[item.name], offset)
-                for item, offset in zip(division.items, division.offsets, strict=True)
-            ],
-            division.size,
-            partial(sealed, division),
-        )
-        for division in divisions
-    ]
     writing.write(
-        parts,
+        [Part(d.path, d.header, d.size, partial(sealed, d)) for d in divisions],
+        [
+            Moving(file.tensors[item.name], offset, number)
+            for number, division in enumerate(divisions)
+            for item, offset in zip(division.items, division.offsets, strict=True)
+        ],
         threads=writing.thread_count(threads),
         overwrite=overwrite,
         progress=progress,

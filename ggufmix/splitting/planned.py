@@ -1,69 +1,102 @@
-"""The files of a plan: one, or several parts."""
+"""The files of plans: each one, or several parts."""
 
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from .. import checksums
 from ..planning import Plan, Planned
-from ..writing import Part, Sums
-from ..writing.encoding import Counts, encodings
+from ..writing import Extent, Part, Sums
+from ..writing.encoding import Encoding, Target, encodings
 from .dividing import Division, Item, Limits, divide, whole
 
 
-def parts_of(
-    plan: Plan,
-    out: Path,
-    *,
-    limits: Limits | None = None,
-    homes: Sequence[str] = (),
-    measuring: bool = False,
-) -> list[Part[Counts]]:
-    """What is to be written for a plan.
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a plan goes.
 
-    out        path of the file; with limits or homes what the names of the parts begin with
-    limits     of a part; None: one file, or as many parts as there are homes
-    homes      names of the source's parts: each tensor goes to the part that it has there
+    path    of the file; with limits or homes what the names of the parts begin with
+    limits  of a part; None: one file, or as many parts as there are homes
+    homes   names of the source's parts: each tensor goes to the part that it has there
+    folder  of the parts, where there are several; None: that of `path`
+    """
+
+    plan: Plan
+    path: Path
+    limits: Limits | None = None
+    homes: Sequence[str] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What is to be written.
+
+    parts  of all outputs, one output after the other
+    jobs   that fill them
+    of     numbers of the parts of each output
+    """
+
+    parts: tuple[Part, ...]
+    jobs: tuple[Encoding, ...]
+    of: tuple[range, ...]
+
+
+def laid_out(outputs: Sequence[Output], *, measuring: bool = False) -> Layout:
+    """Files and jobs for plans of one source. A tensor is read once for all of them.
+
     measuring  errors are measured, as `encodings` does
     """
-    tensors = list(plan.tensors)
+    divided = [_divided(output) for output in outputs]
+    numbers, first = [], 0
+    for _, divisions in divided:
+        numbers.append(range(first, first + len(divisions)))
+        first = numbers[-1].stop
+    targets = [
+        Target(tensors[item.name], Extent(offset, item.n_bytes, number))
+        for (tensors, divisions), own in zip(divided, numbers, strict=True)
+        for division, number in zip(divisions, own, strict=True)
+        for item, offset in zip(division.items, division.offsets, strict=True)
+    ]
+    jobs = encodings(targets, measuring=measuring)
+    slots: dict[int, dict[str, tuple[str, int]]] = {}
+    for job in jobs:
+        for slot, target in enumerate(job.targets):
+            slots.setdefault(target.extent.part, {})[target.planned.name] = job.name, slot
+    parts = []
+    for (tensors, divisions), own in zip(divided, numbers, strict=True):
+        there = {name: slot for number in own for name, slot in slots.get(number, {}).items()}
+        order = [there[name] for name in tensors]
+        parts += [Part(d.path, d.header, d.size, partial(_sealed, d, order)) for d in divisions]
+    return Layout(tuple(parts), tuple(jobs), tuple(numbers))
+
+
+def _divided(output: Output) -> tuple[dict[str, Planned], list[Division]]:
+    """The tensors of an output in the order of its parts, by name, and the parts."""
+    tensors = list(output.plan.tensors)
     numbers = None
-    if homes:
-        home = {name: number for number, name in enumerate(homes)}
+    if output.homes:
+        home = {name: number for number, name in enumerate(output.homes)}
         tensors.sort(key=lambda t: home[t.placed.tensor.file])
         numbers = [home[t.placed.tensor.file] for t in tensors]
     items = [Item(t.name, t.shape, t.encoder.format.id, t.n_bytes) for t in tensors]
-    if limits is None and numbers is None:
-        divisions = [whole(out, plan.values, items)]
+    values = output.plan.values
+    if output.limits is None and numbers is None:
+        divisions = [whole(output.path, values, items)]
     else:
-        divisions = divide(out, plan.values, items, limits, numbers, len(homes))
-    names = [t.name for t in tensors]
-    planned = {t.name: t for t in tensors}
-    return [_part(division, planned, names, measuring=measuring) for division in divisions]
+        divisions = divide(output.path, values, items, output.limits, numbers, len(output.homes))
+    if output.folder is not None and len(divisions) > 1:
+        divisions = [replace(d, path=output.folder / d.path.name) for d in divisions]
+    return {t.name: t for t in tensors}, divisions
 
 
-def _part(
-    division: Division, planned: dict[str, Planned], names: Sequence[str], *, measuring: bool
-) -> Part[Counts]:
-    base = len(division.header)
-    tensors = [
-        replace(planned[item.name], offset=offset - base)
-        for item, offset in zip(division.items, division.offsets, strict=True)
-    ]
-    return Part(
-        division.path,
-        division.header,
-        encodings(tensors, base, measuring=measuring),
-        division.size,
-        partial(_sealed, division, names),
-    )
-
-
-def _sealed(division: Division, names: Sequence[str], sums: Sums) -> bytes:
+def _sealed(division: Division, order: Sequence[tuple[str, int]], sums: Sums) -> bytes:
     """The header of a part; the first one has the checksums of the tensors of all of them."""
-    return checksums.sealed(division.header, division.values, [sums[name][0] for name in names])
+    return checksums.sealed(
+        division.header, division.values, [sums[job][slot] for job, slot in order]
+    )

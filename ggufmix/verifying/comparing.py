@@ -22,7 +22,7 @@ from ..planning import Planned
 from ..sources import GgufTensor
 from ..tensor import BF16, DTYPE_NAMES, F16, Array, Blocks, Tensor
 from ..writing import Extent, Made
-from ..writing.encoding import Encoding
+from ..writing.encoding import Rows, bands_of, encoded
 from .findings import Parts
 from .reading import piece
 
@@ -108,7 +108,6 @@ class Comparison:
         self.tensor = _Kept(planned.placed.tensor)
         self.planned = replace(planned, placed=replace(planned.placed, tensor=self.tensor))
         self.encodes, self.bound = encodes, bound
-        self._encoding = Encoding(self.planned)
         self._differs = False
 
     @property
@@ -133,7 +132,7 @@ class Comparison:
 
     def bands(self) -> Iterator[tuple[int, int]]:
         """Those that it is encoded in."""
-        return self._encoding.bands()
+        return bands_of(self.tensor)
 
     def make(self, start: int, stop: int) -> Made[Errors]:
         """Rows start..stop of both."""
@@ -183,12 +182,10 @@ class Comparison:
         if not self.encodes or (self._differs and not self.bound and not self._carried):
             return None, 0
         try:
-            made = self._encoding.make(start, stop)
+            data, found = encoded(self.planned, Rows(self.tensor, start, stop))
         except FormatError:  # a value that this type cannot hold: then the file has something else
             return None, 0
-        [blocks] = made.pieces
-        data = np.frombuffer(blocks.data, np.uint8).reshape(stop - start, -1)
-        return data, made.found.recovered
+        return data, found.recovered
 
     def _values(self, raw: Blocks, start: int) -> NDArray[np.float32]:
         """What the file's bytes mean, in float32."""

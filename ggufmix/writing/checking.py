@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -22,14 +22,11 @@ BAND_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """A job that only reads what another one has written; its rows are bytes."""
+    """A job that only reads what another one has written into a file; its rows are bytes."""
 
     file: int
-    of: Job[Any]
-
-    @property
-    def name(self) -> str:
-        return self.of.name
+    name: str
+    extents: Sequence[Extent]
 
     @property
     def source_bytes(self) -> int:
@@ -37,11 +34,7 @@ class _Reading:
 
     @property
     def n_rows(self) -> int:
-        return sum(extent.size for extent in self.of.extents)
-
-    @property
-    def extents(self) -> Sequence[Extent]:
-        return self.of.extents
+        return sum(extent.size for extent in self.extents)
 
     def bands(self) -> Iterator[tuple[int, int]]:
         for begin, extent in zip(self._begins(), self.extents, strict=False):
@@ -66,30 +59,41 @@ class _Reading:
         return [0, *accumulate(extent.size for extent in self.extents)]
 
 
-def intact(
-    part: Part[Any],
+def damaged(
+    part: int,
     file: int,
-    sums: Mapping[str, tuple[int, ...]],
+    stated: Sequence[tuple[Job[Any], tuple[int, ...]]],
     *,
     threads: int,
     progress: Progress | None = None,
 ) -> set[str]:
-    """Names of those jobs whose data in an open file have the checksums that `sums` says."""
-    found: set[str] = set()
+    """Names of those jobs whose data in a part, an open file, have other checksums than stated.
 
-    def ended(job: Job[Nothing], _: Nothing, of_job: tuple[int, ...]) -> None:
-        if of_job == tuple(sums[job.name]):
-            found.add(job.name)
+    stated  jobs, with the checksums of all their extents
+    """
+    wanted = {
+        job.name: [
+            (extent, of_extent)
+            for extent, of_extent in zip(job.extents, sums, strict=True)
+            if extent.part == part
+        ]
+        for job, sums in stated
+    }
+    found = set(wanted)
 
-    jobs = [_Reading(file, job) for job in part.jobs if job.name in sums]
+    def ended(job: Job[Nothing], _: Nothing, sums: tuple[int, ...]) -> None:
+        if sums == tuple(of_extent for _, of_extent in wanted[job.name]):
+            found.remove(job.name)
+
+    jobs = [_Reading(file, name, [e for e, _ in there]) for name, there in wanted.items()]
     run(jobs, None, ended, threads=threads, progress=progress)
     return found
 
 
-def gaps(part: Part[Any]) -> Iterator[Extent]:
-    """Ranges of the file that neither header nor jobs fill."""
+def gaps(part: Part, extents: Iterable[Extent]) -> Iterator[Extent]:
+    """Ranges of the file that neither its header nor extents of jobs fill."""
     at = len(part.header)
-    for extent in sorted((e for job in part.jobs for e in job.extents), key=lambda e: e.offset):
+    for extent in sorted(extents, key=lambda e: e.offset):
         if extent.offset > at:
             yield Extent(at, extent.offset - at)
         at = max(at, extent.offset + extent.size)

@@ -1,12 +1,13 @@
-"""Jobs of a GGUF plan: rows of one tensor as blocks of its type."""
+"""Jobs of GGUF plans: rows of one tensor as blocks of the types that it has in the files."""
 
 # SPDX-License-Identifier: MIT
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,8 @@ from ..errors import ImportanceError, InexactError, NotFiniteError, OutlierError
 from ..measures import Measures, measure
 from ..planning import Planned
 from ..profiling import phase
-from ..tensor import DTYPE_NAMES
-from .jobs import Extent, Made, Piece
+from ..tensor import DTYPE_NAMES, Tensor
+from .jobs import Extent, F, Made, Piece
 
 BAND_BYTES = 2 << 20
 """Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
@@ -86,103 +87,172 @@ class Scanned:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
-    """The job of one tensor.
+class Each(Generic[F]):
+    """What was found for each target of a tensor, in their order."""
 
-    base       where the tensor data starts in the file, in bytes
+    of: tuple[F, ...]
+
+    def __add__(self, other: Each[F]) -> Each[F]:
+        """Both; `other` comes after."""
+        return Each(tuple(a + b for a, b in zip(self.of, other.of, strict=True)))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a tensor becomes in one file, and where."""
+
+    planned: Planned
+    extent: Extent
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The job of one tensor: its rows are read once, and encoded once for all targets that want the
+    same.
+
+    name       GGUF name; with a number behind it where the source has a second form of that name
+    targets    of one and the same tensor
     measuring  what is written is decoded again and measured, band by band
     """
 
-    planned: Planned
-    base: int = 0
+    name: str
+    targets: tuple[Target, ...]
     measuring: bool = False
 
     @property
-    def name(self) -> str:
-        """GGUF name."""
-        return self.planned.name
+    def tensor(self) -> Tensor:
+        """That is read."""
+        return self.targets[0].planned.placed.tensor
 
     @property
     def source_bytes(self) -> int:
         """Bytes of the rows that it is made from."""
-        return self.planned.source_bytes
+        return self.targets[0].planned.source_bytes
 
     @property
     def n_rows(self) -> int:
         """Rows of all matrices."""
-        return self.planned.placed.tensor.n_rows
+        return self.tensor.n_rows
 
     @property
-    def extents(self) -> tuple[Extent]:
-        """The tensor's place."""
-        return (Extent(self.base + self.planned.offset, self.planned.n_bytes),)
+    def extents(self) -> tuple[Extent, ...]:
+        """The tensor's places."""
+        return tuple(target.extent for target in self.targets)
+
+    @property
+    def kinds(self) -> list[tuple[Planned, list[int]]]:
+        """What has to be encoded, with the numbers of the targets that it is for."""
+        found: dict[tuple[str, str | None], tuple[Planned, list[int]]] = {}
+        for number, target in enumerate(self.targets):
+            planned = target.planned
+            entry = planned.importance.name if planned.importance is not None else None
+            found.setdefault((planned.encoder.name, entry), (planned, []))[1].append(number)
+        return list(found.values())
 
     def bands(self) -> Iterator[tuple[int, int]]:
-        """Bands of about BAND_BYTES, in units of the tensor, that cross no matrix."""
-        tensor = self.planned.placed.tensor
-        wanted = max(1, BAND_BYTES // (tensor.cols * tensor.dtype.itemsize))
-        step = max(tensor.unit, wanted // tensor.unit * tensor.unit)
-        for matrix in range(0, tensor.n_rows, tensor.matrix_rows):
-            end = matrix + tensor.matrix_rows
-            for start in range(matrix, end, step):
-                yield start, min(start + step, end)
+        """Those of the tensor."""
+        return bands_of(self.tensor)
 
     def memory(self, start: int, stop: int) -> int:
         """Bytes of the values, of a copy where a transform makes one, of the blocks, of what they
         are decoded to, and of one row in float32, which encoders work on.
         """
-        tensor = self.planned.placed.tensor
+        tensor = self.tensor
         copies = 2 if tensor.unit > 1 else 1
         row = tensor.cols * (copies * tensor.dtype.itemsize + 4 * self.measuring)
-        return (stop - start) * (row + self.planned.row_bytes) + 4 * tensor.cols
+        blocks = sum(planned.row_bytes for planned, _ in self.kinds)
+        return (stop - start) * (row + blocks) + 4 * tensor.cols
 
-    def make(self, start: int, stop: int) -> Made[Counts]:
+    def make(self, start: int, stop: int) -> Made[Each[Counts]]:
         """Rows start..stop as blocks."""
-        blocks, found = self._blocks(start, stop)
-        return Made((Piece(0, start * self.planned.row_bytes, blocks.data.cast("B")),), found)
+        rows = Rows(self.tensor, start, stop)
+        pieces: list[Piece] = []
+        found = [Counts()] * len(self.targets)
+        for planned, numbers in self.kinds:
+            blocks, counts = encoded(planned, rows, measuring=self.measuring)
+            for number in numbers:
+                at = start * planned.row_bytes
+                pieces.append(Piece(number, at, blocks.data.cast("B")))
+                found[number] = counts
+        return Made(pieces, Each(tuple(found)))
 
-    def _blocks(self, start: int, stop: int) -> tuple[NDArray[np.uint8], Counts]:
-        planned = self.planned
-        tensor, importance = planned.placed.tensor, planned.importance
-        if planned.copied or planned.widened:
-            with phase("transforming"):
-                blocks = tensor.blocks(start, stop)
-                made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
-            same = Measures((stop - start) * tensor.cols if self.measuring else 0)
-            return made, Counts(measures=same)
-        vector = importance.vector(start // tensor.matrix_rows) if importance is not None else None
-        try:
-            with phase("transforming"):
-                values = tensor.rows(start, stop)
-            with phase("encoding"):
-                encoded: Encoded = encode_band(values, planned.encoder, vector)
-        except (NotFiniteError, OutlierError) as error:
-            raise self._placed(error, start + error.row) from error
-        except ImportanceError as error:
-            raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
-        found = Counts(encoded.flushed, encoded.wiped)
-        if planned.encoder.name == "Q4_X":
-            with phase("measuring"):
-                recovered = int4.recover(values, encoded.blocks)
-            found = replace(found, recovered=recovered, groups=values.size // 32)
-        if self.measuring:
-            with phase("measuring"):
-                written = decode(encoded.blocks, planned.encoder.format)
-                found = replace(found, measures=measure(values, written, row=start))
-        return encoded.blocks, found
 
-    def _placed(self, error: E, row: int) -> E:
-        """The error with the place where the tensor and the source have the value."""
-        tensor = self.planned.placed.tensor
-        origin = tensor.origin(row)
-        where = f"{origin.file}: {origin.name}" if origin.file else origin.name
-        return type(error)(
-            f"{self.planned.name}: row {row}, column {error.column}: {error} "
-            f"(from {where}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
-            row=row,
-            column=error.column,
-            hint=_HINTS[type(error)],
-        )
+def bands_of(tensor: Tensor) -> Iterator[tuple[int, int]]:
+    """Bands of about BAND_BYTES, in units of the tensor, that cross no matrix."""
+    wanted = max(1, BAND_BYTES // (tensor.cols * tensor.dtype.itemsize))
+    step = max(tensor.unit, wanted // tensor.unit * tensor.unit)
+    for matrix in range(0, tensor.n_rows, tensor.matrix_rows):
+        end = matrix + tensor.matrix_rows
+        for start in range(matrix, end, step):
+            yield start, min(start + step, end)
+
+
+class Rows:
+    """A band of a tensor, read when it is asked for, and once."""
+
+    def __init__(self, tensor: Tensor, start: int, stop: int) -> None:
+        self.tensor, self.start, self.stop = tensor, start, stop
+        self._values: NDArray[Any] | None = None
+
+    @property
+    def values(self) -> NDArray[Any]:
+        """Of a dtype that `encode_band` takes, (rows, cols)."""
+        if self._values is None:
+            with phase("transforming"):
+                self._values = self.tensor.rows(self.start, self.stop)
+        return self._values
+
+    @property
+    def blocks(self) -> NDArray[np.uint8]:
+        """As they are stored."""
+        with phase("transforming"):
+            return self.tensor.blocks(self.start, self.stop)
+
+
+def encoded(
+    planned: Planned, rows: Rows, *, measuring: bool = False
+) -> tuple[NDArray[np.uint8], Counts]:
+    """A band in the type that is planned, uint8 (rows, row bytes), and what was found."""
+    tensor, importance = rows.tensor, planned.importance
+    if planned.copied or planned.widened:
+        blocks = rows.blocks
+        with phase("transforming"):
+            made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
+        same = Measures((rows.stop - rows.start) * tensor.cols if measuring else 0)
+        return made, Counts(measures=same)
+    vector = importance.vector(rows.start // tensor.matrix_rows) if importance is not None else None
+    try:
+        values = rows.values
+        with phase("encoding"):
+            band: Encoded = encode_band(values, planned.encoder, vector)
+    except (NotFiniteError, OutlierError) as error:
+        raise _placed(error, planned, rows.start + error.row) from error
+    except ImportanceError as error:
+        raise ImportanceError(f"{planned.name}: {error}", hint=error.hint) from error
+    found = Counts(band.flushed, band.wiped)
+    if planned.encoder.name == "Q4_X":
+        with phase("measuring"):
+            recovered = int4.recover(values, band.blocks)
+        found = replace(found, recovered=recovered, groups=values.size // 32)
+    if measuring:
+        with phase("measuring"):
+            written = decode(band.blocks, planned.encoder.format)
+            found = replace(found, measures=measure(values, written, row=rows.start))
+    return band.blocks, found
+
+
+def _placed(error: E, planned: Planned, row: int) -> E:
+    """The error with the place where the tensor and the source have the value."""
+    tensor = planned.placed.tensor
+    origin = tensor.origin(row)
+    where = f"{origin.file}: {origin.name}" if origin.file else origin.name
+    return type(error)(
+        f"{planned.name}: row {row}, column {error.column}: {error} "
+        f"(from {where}, {tensor.format or DTYPE_NAMES[tensor.dtype]})",
+        row=row,
+        column=error.column,
+        hint=_HINTS[type(error)],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +263,7 @@ class Scanning:
 
     @property
     def name(self) -> str:
-        """GGUF name."""
+        """That of the job."""
         return self.of.name
 
     @property
@@ -219,23 +289,52 @@ class Scanning:
         """That of the job."""
         return self.of.memory(start, stop)
 
-    def make(self, start: int, stop: int) -> Made[Scanned]:
+    def make(self, start: int, stop: int) -> Made[Each[Scanned]]:
         """What is found in rows start..stop."""
-        try:
-            return Made((), Scanned(self.of.make(start, stop).found))
-        except OutlierError as error:
-            return Made((), Scanned(outlier=error))
-        except InexactError as error:
-            return Made((), Scanned(inexact=error))
+        rows = Rows(self.of.tensor, start, stop)
+        found = [Scanned()] * len(self.of.targets)
+        for planned, numbers in self.of.kinds:
+            scanned = _scanned(planned, rows)
+            for number in numbers:
+                found[number] = scanned
+        return Made((), Each(tuple(found)))
 
 
-def encodings(
-    tensors: Sequence[Planned], base: int = 0, *, measuring: bool = False
-) -> list[Encoding]:
-    """The jobs of tensors whose data starts at byte `base`."""
-    return [Encoding(planned, base, measuring) for planned in tensors]
+def _scanned(planned: Planned, rows: Rows) -> Scanned:
+    try:
+        return Scanned(encoded(planned, rows)[1])
+    except OutlierError as error:
+        return Scanned(outlier=error)
+    except InexactError as error:
+        return Scanned(inexact=error)
 
 
-def scannings(tensors: Sequence[Planned]) -> list[Scanning]:
-    """The jobs of a scan."""
-    return [Scanning(job) for job in encodings(tensors)]
+def encodings(targets: Iterable[Target], *, measuring: bool = False) -> list[Encoding]:
+    """The jobs that fill targets, in the order in which tensors come first: one for each tensor."""
+    groups: dict[tuple[str, int], list[Target]] = {}
+    for target in targets:
+        key = target.planned.name, id(target.planned.placed.tensor)
+        groups.setdefault(key, []).append(target)
+    forms: Counter[str] = Counter()
+    jobs = []
+    for (name, _), group in groups.items():
+        forms[name] += 1
+        own = name if forms[name] == 1 else f"{name} #{forms[name]}"
+        jobs.append(Encoding(own, tuple(group), measuring))
+    return jobs
+
+
+def scannings(plans: Sequence[Sequence[Planned]]) -> list[Scanning]:
+    """The jobs of a scan for the tensors of some plans."""
+    targets = (Target(t, Extent(t.offset, t.n_bytes, n)) for n, p in enumerate(plans) for t in p)
+    return [Scanning(job) for job in encodings(targets)]
+
+
+def by_part(jobs: Iterable[Encoding], found: Mapping[str, Each[F]]) -> dict[int, dict[str, F]]:
+    """What was found, by the number of the part and by the name of the tensor."""
+    parts: dict[int, dict[str, F]] = defaultdict(dict)
+    for job in jobs:
+        if job.name in found:  # not so where it has no rows
+            for target, item in zip(job.targets, found[job.name].of, strict=True):
+                parts[target.extent.part][target.planned.name] = item
+    return parts

@@ -32,10 +32,11 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A range of the file, in bytes from its beginning."""
+    """A range of a file, in bytes from its beginning. `part`: the number of the file in the run."""
 
     offset: int
     size: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Job(Protocol[F_co]):
     name          for messages, unlike any other in the run; that of the tensor
     source_bytes  that are read for it, for the progress
     n_rows        that its bands count, whatever a row is
-    extents       of the file that it fills
+    extents       that it fills, of one file or of several
     """
 
     @property
@@ -83,7 +84,7 @@ class Job(Protocol[F_co]):
 
     @property
     def extents(self) -> Sequence[Extent]:
-        """Ranges of the file that it fills, disjoint."""
+        """Ranges that it fills, disjoint."""
 
     def bands(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows, (start, stop), that follow each other from 0 to `n_rows`."""
@@ -105,19 +106,18 @@ Sums = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[F_co]):
+class Part:
     """One file of the output.
 
     path    where it goes
     header  its first bytes, as planned
     size    of the whole file, in bytes; what neither header nor jobs fill is zeros
-    sealed  gives the header that is written, of the same length, when the sums of the jobs of all
-            parts are known; by default the header as it was planned
+    sealed  gives the header that is written, of the same length, when the sums of all jobs are
+            known; by default the header as it was planned
     """
 
     path: Path
     header: bytes
-    jobs: Sequence[Job[F_co]]
     size: int
     sealed: Callable[[Sums], bytes] | None = None
 

@@ -154,7 +154,7 @@ class Keeper:
         self._path, self._bound, self._state = journal(first), bound, state
         self._file: int | None = None
         self.left = state is not None and bool(state.finished)
-        self._ended: list[tuple[int, bytes]] = []  # file of a job that ended, and its line
+        self._ended: list[tuple[tuple[int, ...], bytes]] = []  # files of a job that ended; its line
         self._bytes = 0
         self._changed = threading.Condition()
         self._syncing = threading.Lock()
@@ -163,13 +163,15 @@ class Keeper:
         self._thread = threading.Thread(target=following(self._work), daemon=True)
         self._thread.start()
 
-    def ended(self, out: int, n_bytes: int, name: str, sums: tuple[int, ...], found: F) -> None:
-        """Data of a job are written to the open file `out`; they become a line when on disk."""
+    def ended(
+        self, outs: tuple[int, ...], n_bytes: int, name: str, sums: tuple[int, ...], found: F
+    ) -> None:
+        """Data of a job are written to open files; they become a line when on disk."""
         line = msgspec.json.encode(Line(name, sums, msgspec.msgpack.encode(found)))
         with self._changed:
             if self._error is not None:
                 raise self._error
-            self._ended.append((out, _line(line)))
+            self._ended.append((outs, _line(line)))
             self._bytes += n_bytes
             if self._bytes >= SYNC_BYTES:
                 self._changed.notify()
@@ -182,7 +184,7 @@ class Keeper:
                     raise self._error
                 ended, self._ended, self._bytes = self._ended, [], 0
             with phase("syncing"):
-                for out in {out for out, _ in ended}:
+                for out in {out for outs, _ in ended for out in outs}:
                     _sync(out)
                 if ended:
                     self._write(b"".join(line for _, line in ended))

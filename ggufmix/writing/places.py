@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import WriteError
@@ -33,20 +33,27 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise WriteError(f"{path.parent} is no directory", hint="create it first")
 
 
-def check_room(paths: Sequence[Path], size: int) -> None:
-    """Raise WriteError unless `size` bytes are free, or taken already by the unfinished files."""
-    folder = paths[0].parent
-    needed = missing(paths, size)
-    if (free := shutil.disk_usage(folder).free) < needed:
-        raise WriteError(
-            f"{folder}: too little space: {needed} bytes needed, {free} free",
-            hint="nothing was written" if needed == size else "what was written before is kept",
-        )
+def check_room(sizes: Mapping[Path, int]) -> None:
+    """Raise WriteError unless each disk has room for the files that go there, in bytes. What
+    unfinished ones take already counts.
+    """
+    by_disk: dict[int, dict[Path, int]] = {}
+    for path, size in sizes.items():
+        by_disk.setdefault(path.parent.stat().st_dev, {})[path] = size
+    for there in by_disk.values():
+        folder = next(iter(there)).parent
+        needed = missing(there)
+        if (free := shutil.disk_usage(folder).free) < needed:
+            kept = needed < sum(there.values())
+            raise WriteError(
+                f"{folder}: too little space: {needed} bytes needed, {free} free",
+                hint="what was written before is kept" if kept else "nothing was written",
+            )
 
 
-def missing(paths: Sequence[Path], size: int) -> int:
-    """How many of `size` bytes the unfinished files do not take yet."""
-    return max(0, size - sum(_taken(unfinished(path)) for path in paths))
+def missing(sizes: Mapping[Path, int]) -> int:
+    """How many bytes of files the unfinished ones do not take yet."""
+    return max(0, sum(sizes.values()) - sum(_taken(unfinished(path)) for path in sizes))
 
 
 def _taken(path: Path) -> int:

@@ -29,8 +29,8 @@ Ended = Callable[[Job[F], F, tuple[int, ...]], None]
 extents.
 """
 
-Elsewhere = Callable[[Part[F], Sequence[Job[F]], Ended[F], Progress], None]
-"""Makes jobs of a part, in any order and wherever it likes; `ended` when the data of one are on
+Elsewhere = Callable[[Sequence[Part], Sequence[Job[F]], Ended[F], Progress], None]
+"""Does jobs for parts, in any order and wherever it likes; `ended` when the data of one are on
 disk.
 """
 

@@ -8,6 +8,8 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic
@@ -17,7 +19,7 @@ import msgspec
 from ..errors import FormatError, WriteError
 from ..profiling import phase, stage
 from . import checking, keeping, places
-from .jobs import F, Job, Part, Piece, Written
+from .jobs import Extent, F, Job, Part, Piece, Written
 from .keeping import Keeper, Resumable, State
 from .running import Elsewhere, Progress, run
 
@@ -26,7 +28,8 @@ LINE_BYTES = 512
 
 
 def write(
-    parts: Sequence[Part[F]],
+    parts: Sequence[Part],
+    jobs: Sequence[Job[F]],
     *,
     threads: int,
     overwrite: bool = False,
@@ -35,27 +38,30 @@ def write(
     abandon: Callable[[], None] | None = None,
     elsewhere: Elsewhere[F] | None = None,
 ) -> Written[F]:
-    """Write every part, then rename them into place.
+    """Do every job, then rename the parts into place, all at once.
 
-    parts      all in one folder
-    resumable  the run keeps a journal and can be continued; None: it cannot
+    parts      by the numbers that extents have
+    resumable  the run keeps a journal beside the first part and can be continued; None: it cannot
     abandon    called when the run is interrupted, so that nobody waits for a source any longer
-    elsewhere  makes the jobs in place of threads of this process
-    Returns what was found. Raises WriteError where an output exists, the disk has too little room
+    elsewhere  does the jobs in place of threads of this process
+    Returns what was found. Raises WriteError where an output exists, a disk has too little room
     or refuses, or what is to be continued is bound to something else; and any error of the jobs.
     Nothing that looks finished is left behind. Where a journal says that jobs are done, unfinished
     files are left, unless the error is one of a value, which comes again; else nothing is.
     """
-    writing = _Writing(parts, threads, progress, resumable, abandon, elsewhere)
+    writing = _Writing(parts, jobs, threads, progress, resumable, abandon, elsewhere)
     return writing.written(overwrite=overwrite)
 
 
 class _Writing(Generic[F]):
-    """One run. `files`: unfinished ones that are open; `begun`: all that this run has touched."""
+    """One run. By the number of a part, `files`: those that are open; `ready`: have their size;
+    `missing`: how many jobs are still to be done. `begun`: names of all that this run has touched.
+    """
 
     def __init__(
         self,
-        parts: Sequence[Part[F]],
+        parts: Sequence[Part],
+        jobs: Sequence[Job[F]],
         threads: int,
         progress: Progress | None,
         resumable: Resumable[F] | None,
@@ -63,38 +69,34 @@ class _Writing(Generic[F]):
         elsewhere: Elsewhere[F] | None,
     ) -> None:
         self.abandon, self.elsewhere = abandon, elsewhere
-        self.parts, self.threads, self.progress, self.resumable = (
-            parts,
-            threads,
-            progress,
-            resumable,
-        )
+        self.parts, self.jobs = parts, jobs
+        self.threads, self.progress, self.resumable = threads, progress, resumable
         self.paths = [part.path for part in parts]
         self.first = self.paths[0]
-        self.bound = {**resumable.bound, "plan": _digest(parts)} if resumable else {}
+        self.bound = {**resumable.bound, "plan": _digest(parts, jobs)} if resumable else {}
         self.state: State | None = None
         self.keeper: Keeper | None = None
-        self.files: dict[Path, int] = {}
+        self.opening = threading.Lock()
+        self.files: dict[int, int] = {}
+        self.ready: set[int] = set()
+        self.missing: Counter[int] = Counter()
         self.begun: list[Path] = []
         self.found: dict[str, F] = {}
         self.sums: dict[str, tuple[int, ...]] = {}
         self.damaged: list[str] = []
         self.resumed = 0
-        self.done = 0  # source bytes of jobs that are behind us
-        self.total = sum(job.source_bytes for part in parts for job in part.jobs)
+        self.done = 0  # source bytes of jobs that an earlier run has done
+        self.total = sum(job.source_bytes for job in jobs)
 
     def written(self, *, overwrite: bool) -> Written[F]:
         state = self._left()
         for path in self.paths:
             renamed = state is not None and state.whole and not places.unfinished(path).exists()
             places.check_place(path, overwrite=overwrite or renamed)
-        lines = LINE_BYTES * sum(len(part.jobs) for part in self.parts) if self.resumable else 0
         try:
-            places.check_room(self.paths, sum(part.size for part in self.parts) + lines)
+            places.check_room(self._sizes())
             self.state = state
-            self.files[self.first] = places.begin(
-                self.first, fresh=state is None, named=state is not None and state.whole
-            )
+            self.files[0] = self._begun(0)
             if state != self._left():
                 raise WriteError(f"{self.first}: another run is writing it")
         except OSError as error:
@@ -104,9 +106,9 @@ class _Writing(Generic[F]):
                 if state is None:
                     keeping.forget(self.first)
                 self.keeper = Keeper(self.first, self.bound, state)
+            trusted = self._trusted() if state is not None else set()
             with stage("tensors"):
-                for part in self.parts:
-                    self._write(part)
+                self._work([job for job in self.jobs if job.name not in trusted])
             with stage("headers, names"):
                 self._finish()
         except BaseException as error:
@@ -120,9 +122,8 @@ class _Writing(Generic[F]):
                 self.keeper.close()
             for out in self.files.values():
                 os.close(out)
-        names = [job.name for part in self.parts for job in part.jobs]
         return Written(
-            {name: self.found[name] for name in names if name in self.found},
+            {job.name: self.found[job.name] for job in self.jobs if job.name in self.found},
             self.sums,
             self.resumed,
             tuple(self.damaged),
@@ -133,67 +134,107 @@ class _Writing(Generic[F]):
             return None
         return keeping.read(self.first, self.bound)
 
-    def _write(self, part: Part[F]) -> None:
-        """All jobs of a part, on disk but for those of the last part."""
-        path = part.path
+    def _sizes(self) -> dict[Path, int]:
+        """What the files take when they are whole, the journal with the first."""
+        sizes = {part.path: part.size for part in self.parts}
+        sizes[self.first] += LINE_BYTES * len(self.jobs) if self.resumable else 0
+        return sizes
+
+    def _begun(self, number: int) -> int:
+        path = self.paths[number]
+        state = self.state
+        named = state is not None and state.whole
+        out = places.begin(path, fresh=state is None and number not in self.ready, named=named)
         self.begun.append(path)
-        if path not in self.files:
-            named = self.state is not None and self.state.whole
-            self.files[path] = places.begin(path, fresh=self.state is None, named=named)
-        out = self.files[path]
-        trusted = self._trusted(part, out)
-        places.reserve(out, part.size)
-        if self.state is not None:
-            for gap in checking.gaps(part):
-                places.put(out, bytes(gap.size), gap.offset)
-        jobs = [job for job in part.jobs if job.name not in trusted]
+        return out
+
+    def _file(self, number: int) -> int:
+        """The open file of a part, of its size, with zeros where no job writes."""
+        with self.opening:
+            out = self.files.get(number)
+            if out is None:
+                out = self.files[number] = self._begun(number)
+            if number not in self.ready:
+                places.reserve(out, self.parts[number].size)
+                if self.state is not None:
+                    for gap in checking.gaps(self.parts[number], self._extents(number)):
+                        places.put(out, bytes(gap.size), gap.offset)
+                self.ready.add(number)
+        return out
+
+    def _extents(self, number: int) -> list[Extent]:
+        return [e for job in self.jobs for e in job.extents if e.part == number]
+
+    def _work(self, jobs: Sequence[Job[F]]) -> None:
+        """All jobs; a part whose last one is done is put on disk and closed."""
+        self.missing = Counter(n for job in jobs if job.n_rows for n in _parts(job))
 
         def put(job: Job[F], piece: Piece) -> None:
-            places.put(out, piece.data, job.extents[piece.extent].offset + piece.at)
+            extent = job.extents[piece.extent]
+            places.put(self._file(extent.part), piece.data, extent.offset + piece.at)
 
         def ended(job: Job[F], found: F, sums: tuple[int, ...]) -> None:
             self.found[job.name], self.sums[job.name] = found, sums
+            into = {number: self._file(number) for number in _parts(job)}
             if self.keeper is not None:
                 n_bytes = sum(extent.size for extent in job.extents)
-                self.keeper.ended(out, n_bytes, job.name, sums, found)
+                self.keeper.ended(tuple(into.values()), n_bytes, job.name, sums, found)
+            self.missing.subtract(list(into))
+            full = [number for number in into if not self.missing[number]]
+            if full and any(self.missing.values()):
+                self._close(full)
 
         def progress(name: str, done: int, _: int) -> None:
             if self.progress is not None:
                 self.progress(name, self.done + done, self.total)
 
         if self.elsewhere is not None:
-            self.elsewhere(part, jobs, ended, progress)
+            for number in range(len(self.parts)):
+                self._file(number)
+            self.elsewhere(self.parts, jobs, ended, progress)
         else:
             run(jobs, put, ended, threads=self.threads, progress=progress, abandon=self.abandon)
-        self.done += sum(job.source_bytes for job in jobs)
-        if part is not self.parts[-1]:
-            if self.keeper is not None:
-                self.keeper.flush()
-            with phase("syncing"):
-                os.fsync(out)
-            if path != self.first:  # whose lock is that of all
-                os.close(self.files.pop(path))
 
-    def _trusted(self, part: Part[F], out: int) -> set[str]:
+    def _close(self, full: Sequence[int]) -> None:
+        """Have parts on disk. The first one stays open: its lock is that of all."""
+        if self.keeper is not None:
+            self.keeper.flush()
+        for number in full:
+            with phase("syncing"):
+                os.fsync(self.files[number])
+            if number:
+                os.close(self.files.pop(number))
+
+    def _trusted(self) -> set[str]:
         """Names of the jobs that need not be done again, with what they had found."""
-        if self.state is None or self.resumable is None or os.fstat(out).st_size != part.size:
-            return set()
-        names = {job.name for job in part.jobs}
-        lines = {name: line for name, line in self.state.finished.items() if name in names}
-        sums = {name: line.sums for name, line in lines.items()}
+        assert self.state is not None
+        assert self.resumable is not None
+        lines = self.state.finished
+        known = [job for job in self.jobs if job.name in lines]
+        stated: dict[int, list[tuple[Job[F], tuple[int, ...]]]] = {}
+        for job in known:
+            for number in _parts(job):
+                stated.setdefault(number, []).append((job, lines[job.name].sums))
+        wrong: set[str] = set()
         with stage("reading again"):
-            intact = checking.intact(part, out, sums, threads=self.threads, progress=self.progress)
-        for job in part.jobs:
-            if job.name in intact:
-                line = lines[job.name]
-                self.found[job.name] = msgspec.msgpack.decode(
-                    line.found, type=self.resumable.counts
+            for number, there in stated.items():
+                file = self.files.get(number)
+                if file is None:
+                    file = self.files[number] = self._begun(number)
+                wrong |= checking.damaged(
+                    number, file, there, threads=self.threads, progress=self.progress
                 )
-                self.sums[job.name] = line.sums
-                self.done += job.source_bytes
-        self.resumed += len(intact)
-        self.damaged += [name for name in lines if name not in intact]
-        return intact
+                if number:
+                    os.close(self.files.pop(number))
+        intact = [job for job in known if job.name not in wrong]
+        for job in intact:
+            line = lines[job.name]
+            self.found[job.name] = msgspec.msgpack.decode(line.found, type=self.resumable.counts)
+            self.sums[job.name] = line.sums
+        self.done = sum(job.source_bytes for job in intact)
+        self.resumed = len(intact)
+        self.damaged = [job.name for job in known if job.name in wrong]
+        return {job.name for job in intact}
 
     def _finish(self) -> None:
         """Headers, and names."""
@@ -204,17 +245,15 @@ class _Writing(Generic[F]):
                 keeper = None  # it is done before a journal would be of use
             else:
                 keeper.flush()
-        for part in self.parts:
+        for number, part in enumerate(self.parts):
             header = part.header if part.sealed is None else part.sealed(self.sums)
             assert len(header) == len(part.header)
-            out = self.files.get(part.path)
-            if out is None:
-                out = self.files[part.path] = places.begin(part.path, fresh=False)
+            out = self._file(number)
             places.put(out, header, 0)
             with phase("syncing"):
                 os.fsync(out)
-            if part.path != self.first:
-                os.close(self.files.pop(part.path))
+            if number:
+                os.close(self.files.pop(number))
         if keeper is not None:
             keeper.whole()
         places.rename(self.paths)
@@ -233,18 +272,24 @@ class _Writing(Generic[F]):
     def _refused(self, error: OSError) -> WriteError:
         hint = None
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            missing = places.missing(self.paths, sum(part.size for part in self.parts))
+            missing = places.missing(self._sizes())
             free = shutil.disk_usage(self.first.parent).free
             hint = f"the disk is full: {missing} more bytes are needed, {free} are free"
         return WriteError(f"{self.first}: {error.strerror}", hint=hint)
 
 
-def _digest(parts: Sequence[Part[F]]) -> str:
+def _parts(job: Job[F]) -> list[int]:
+    """Numbers of the parts that a job writes into."""
+    return list(dict.fromkeys(extent.part for extent in job.extents))
+
+
+def _digest(parts: Sequence[Part], jobs: Sequence[Job[F]]) -> str:
     """Of all that says what the files will be, but for the data."""
     digest = hashlib.sha256()
+    places_ = [[job.name, *([e.part, e.offset, e.size] for e in job.extents)] for job in jobs]
+    digest.update(msgspec.json.encode(places_))
     for part in parts:
-        jobs = [[job.name, *([e.offset, e.size] for e in job.extents)] for job in part.jobs]
-        about = msgspec.json.encode([part.path.name, part.size, len(part.header), jobs])
+        about = msgspec.json.encode([part.path.name, part.size, len(part.header)])
         digest.update(b"%d %s" % (len(about), about))
         digest.update(part.header)
     return digest.hexdigest()

@@ -14,7 +14,8 @@ from ggufmix import writing
 from ggufmix.codecs import encoder
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
-from ggufmix.writing.encoding import Counts, encodings
+from ggufmix.writing import Extent
+from ggufmix.writing.encoding import Counts, Each, Encoding, Target, encodings
 
 
 def values(n: int = 6) -> dict[str, np.ndarray]:
@@ -43,23 +44,28 @@ def write(
     threads: int = 3,
     split: int = 1,
     **more: Any,
-) -> writing.Written[Counts]:
+) -> writing.Written[Each[Counts]]:
     """Write a plan, as `split` parts of as many tensors."""
-    if split == 1:
-        jobs = encodings(made.tensors, len(made.header))
-        parts = [writing.Part(path, made.header, jobs, made.total_bytes)]
-    else:
+    plans, paths = [made], [path]
+    if split > 1:
         each = len(made.tensors) // split
-        parts = []
-        for i in range(split):
-            some = {t.name: t.placed.tensor for t in made.tensors[i * each : (i + 1) * each]}
-            part = plan(some)
-            jobs = encodings(part.tensors, len(part.header))
-            at = path.with_name(f"{path.name}.{i}")
-            parts.append(writing.Part(at, part.header, jobs, part.total_bytes))
+        groups = [made.tensors[i * each : (i + 1) * each] for i in range(split)]
+        plans = [plan({t.name: t.placed.tensor for t in group}) for group in groups]
+        paths = [path.with_name(f"{path.name}.{i}") for i in range(split)]
+    pairs = list(zip(plans, paths, strict=True))
     return writing.write(
-        parts,
+        [writing.Part(at, one.header, one.total_bytes) for one, at in pairs],
+        jobs_of(*plans),
         threads=threads,
-        resumable=writing.Resumable(Counts, bound or {"source": "a"}, resume),
+        resumable=writing.Resumable(Each[Counts], bound or {"source": "a"}, resume),
         **more,
+    )
+
+
+def jobs_of(*plans: Plan) -> list[Encoding]:
+    """The jobs that write plans, each into a part of its own."""
+    return encodings(
+        Target(t, Extent(len(one.header) + t.offset, t.n_bytes, number))
+        for number, one in enumerate(plans)
+        for t in one.tensors
     )

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from writing.made import plan, values, write
+from writing.made import jobs_of, plan, values, write
 
 from ggufmix import writing
 from ggufmix.errors import NotFiniteError, SourceError, WriteError
 from ggufmix.planning import Plan
 from ggufmix.tensor import Tensor
 from ggufmix.writing import keeping, places
-from ggufmix.writing.encoding import encodings
 
 
 def names(folder: Path) -> list[str]:
@@ -83,7 +82,7 @@ def test_a_stopped_run_is_continued(tmp_path: Path, split: int) -> None:
     assert again.damaged == ()
     assert (again.found, again.sums) == (whole.found, whole.sums)
     assert list(again.found) == list(whole.found)
-    assert again.found["t1"].flushed == 3
+    assert again.found["t1"].of[0].flushed == 3
     assert worked[-1] == "t5"
     made_of = {
         n.removeprefix("whole"): (tmp_path / n).read_bytes() for n in names(tmp_path) if n != "x"
@@ -291,10 +290,10 @@ def test_a_source_that_goes_away(tmp_path: Path) -> None:
 def test_a_job_of_nothing(tmp_path: Path) -> None:
     """A tensor without rows has no bands; the others are written."""
     made = plan(values(2))
-    job = encodings(made.tensors[1:], len(made.header))[0]
+    job = jobs_of(made)[1]
     empty = SimpleNamespace(name="e", source_bytes=0, n_rows=0, extents=(), bands=lambda: iter(()))
-    part = writing.Part(tmp_path / "out", made.header, [empty, job], made.total_bytes)
-    written = writing.write([part], threads=2)
+    part = writing.Part(tmp_path / "out", made.header, made.total_bytes)
+    written = writing.write([part], [empty, job], threads=2)
     assert list(written.found) == list(written.sums) == ["t1"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from writing.made import jobs_of
 
 from ggufmix import writing
 from ggufmix.codecs import decode, encoder
@@ -16,7 +17,7 @@ from ggufmix.errors import NotFiniteError, OutlierError, WriteError
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
 from ggufmix.writing import encoding, places
-from ggufmix.writing.encoding import Counts, encodings, scannings
+from ggufmix.writing.encoding import Counts, by_part, scannings
 
 
 def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
@@ -25,9 +26,9 @@ def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
 
 
 def write(made: Plan, path: Path, threads: int = 2, **more: object) -> dict[str, Counts]:
-    jobs = encodings(made.tensors, len(made.header))
-    part = writing.Part(path, made.header, jobs, made.total_bytes)
-    return writing.write([part], threads=threads, **more).found  # type: ignore[arg-type, return-value]
+    jobs = jobs_of(made)
+    part = writing.Part(path, made.header, made.total_bytes)
+    return by_part(jobs, writing.write([part], jobs, threads=threads, **more).found)[0]  # type: ignore[arg-type]
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -60,7 +61,7 @@ def test_bands_do_not_cross_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     made = plan({"a": noise(3, 70, 64)})
     made.tensors[0].placed.tensor.unit = 8
     monkeypatch.setattr(encoding, "BAND_BYTES", 128 * 30)
-    (job,) = encodings(made.tensors)
+    (job,) = jobs_of(made)
     assert list(job.bands()) == [
         (m + s, m + min(s + 24, 70)) for m in (0, 70, 140) for s in (0, 24, 48)
     ]
@@ -84,7 +85,8 @@ def test_an_outlier_is_named_and_a_scan_collects_all(tmp_path: Path) -> None:
     with pytest.raises(OutlierError, match=r"a: row 7, column 33"):
         write(plan(values), tmp_path / "x.gguf")
     assert list(tmp_path.iterdir()) == []
-    found = writing.run(scannings(plan(values).tensors), threads=2)
+    jobs = scannings([plan(values).tensors])
+    found = by_part([job.of for job in jobs], writing.run(jobs, threads=2))[0]
     assert {n: (c.outlier.row, c.outlier.column) for n, c in found.items() if c.outlier} == {
         "a": (7, 33),
         "c": (39, 0),
