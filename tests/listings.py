@@ -57,6 +57,7 @@ ARCHITECTURES = {
     "jamba": "jamba",
     "kimi-linear": "kimi-linear",
     "lfm2moe": "lfm2moe",
+    "mmproj-glm4v": "clip",
 }
 
 
@@ -93,8 +94,8 @@ def rows(path: Path) -> Iterator[tuple[str, ...]]:
 
 def roles_of(name: str) -> list[str]:
     """Every role whose GGUF name this is."""
-    stem = re.sub(r"\.(weight|bias|scale)$", "", name)
-    template = re.sub(r"^blk\.\d+\.", "blk.{bid}.", stem)
+    stem = re.sub(r"\.(weight(\.1)?|bias|scale)$", "", name)
+    template = re.sub(r"^(v\.)?blk\.\d+\.", r"\1blk.{bid}.", stem)
     return [role.name for role, known in gguf.TENSOR_NAMES.items() if known == template]
 
 
@@ -103,7 +104,7 @@ def listing(model: str, mtp: bool = True) -> tuple[Placed, ...]:
     """The tensors of a model in file order; without `mtp`, blocks of NextN are left out."""
     placed = []
     for name, shape, dtype in rows(SHAPES / f"{model}.tsv"):
-        block = re.match(r"blk\.(\d+)\.", name)
+        block = re.match(r"(?:v\.)?blk\.(\d+)\.", name)
         dims = tuple(int(n) for n in reversed(shape.split("x")))
         tensor = Listed(name, dims, dtype)
         placed.append(Placed(name, roles_of(name)[0], int(block[1]) if block else None, tensor))

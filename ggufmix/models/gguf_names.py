@@ -18,16 +18,20 @@ UNKNOWN = "UNKNOWN"
 """The role of a tensor whose name gguf does not know: only rules without roles speak for it."""
 
 _NUMBER = re.compile(r"(?<=blk\.)\d+(?=\.)")
-_SUFFIX = re.compile(r"\.(weight|bias|scale)$")
+_PART = re.compile(r"(?<=\.)\d+(?=\.)")  # of a projector, as in mm.2.weight: no block
+_SUFFIX = re.compile(r"\.(weight(\.1)?|bias|scale)$")
 
 
 def role_of(name: str) -> tuple[str, int | None]:
     """Role, a member name of gguf.MODEL_TENSOR or UNKNOWN, and block number of a GGUF name."""
     number = _NUMBER.search(name)
     layer = int(number[0]) if number else None
-    template = _NUMBER.sub("{bid}", name, count=1)
+    template = (_NUMBER if number else _PART).sub("{bid}", name, count=1)
     roles = _roles()
-    return roles.get(template) or roles.get(_SUFFIX.sub("", template), UNKNOWN), layer
+    for spelled in (template, _SUFFIX.sub("", template), _SUFFIX.sub("", name)):
+        if spelled in roles:
+            return roles[spelled], layer
+    return UNKNOWN, layer
 
 
 def by_name(tensors: Mapping[str, Tensor]) -> list[Placed]:

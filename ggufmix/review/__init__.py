@@ -133,7 +133,7 @@ def _of_file(path: Path) -> Outline:
 
 
 def _musts(found: Outline) -> Mapping[str, str]:
-    """What `must` rules say of tensors that are there already."""
+    """What `must` rules say of tensors that are there already and are not what they may be too."""
     placed = in_order(
         Placed(t.name, t.role, t.layer, ListedTensor(t.name, t.shape[::-1], t.type))
         for t in found.tensors
@@ -141,8 +141,10 @@ def _musts(found: Outline) -> Mapping[str, str]:
     facts = rules.facts_from_shapes(found.architecture, placed)
     choices = rules.Choices(rules.recipe("f32"), gates="recipe")
     decided = rules.decide(placed, facts, choices)
+    also = {f"must: {m.name}": m.also for m in rules.rules_for(found.architecture)[0]}
+    types = {t.name: t.type for t in found.tensors}
     return {
         p.name: d.encoder.name
         for p, d in zip(placed, decided, strict=True)
-        if d.reason.startswith("must:")
+        if d.reason in also and types[p.name] not in also[d.reason]
     }

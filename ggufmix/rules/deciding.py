@@ -108,6 +108,9 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
 
     def decided(tensor: Placed) -> Decision:
         must, wish = must_of[tensor.name], wish_of[tensor.name]
+        if must is not None and must.also:
+            wanted = mixture.wish(tensor) if wish is None else Decision(wish.encoder, "")
+            must = None if wanted.encoder.name in must.also else must
         if must is not None:
             decision = Decision(_must_type(must, tensor), f"must: {must.name}")
             if wish is not None:
@@ -161,7 +164,7 @@ class _Mixture:
     ) -> None:
         recipe = choices.recipe
         tied = roles.is_tied(placed)
-        free = [p for p in placed if must_of[p.name] is None]
+        free = [p for p in placed if (must := must_of[p.name]) is None or must.also]
         overridden = frozenset(p.name for p in free if wish_of[p.name] is not None)
         self.recipe = recipe
         self.positions = Positions.of(
@@ -330,7 +333,13 @@ def _check_entry(entry: Must | Protect, place: str) -> None:
             raise RuleError(f"{place}: expected type or like, got both")
         roles.check([entry.like], f"{place}.like", grouped=True)
     elif isinstance(entry, Protect) or entry.type != SOURCE:
-        try:
-            type_named(entry.type)
-        except UsageError as error:
-            raise RuleError(f"{place}.type: {error}", hint=error.hint) from error
+        _check_type(entry.type, f"{place}.type")
+    for kind in entry.also if isinstance(entry, Must) else ():
+        _check_type(kind, f"{place}.also")
+
+
+def _check_type(kind: str, place: str) -> None:
+    try:
+        type_named(kind)
+    except UsageError as error:
+        raise RuleError(f"{place}: {error}", hint=error.hint) from error

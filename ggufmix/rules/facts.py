@@ -62,7 +62,7 @@ def facts(architecture: str, values: Mapping[str, Value], *, imatrix: bool = Fal
     kv = f"{architecture}.attention.head_count_kv"
     return Facts(
         architecture,
-        blocks=number("block_count"),
+        blocks=number("block_count") or number("vision.block_count"),
         mtp_blocks=number("nextn_predict_layers"),
         experts=number("expert_count"),
         heads=heads,

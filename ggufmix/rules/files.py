@@ -43,12 +43,13 @@ class _Entry(_Strict, frozen=True):
 class Must(_Entry, frozen=True):
     """What llama.cpp cannot load or run otherwise. Matches by role, by number of dimensions, by the
     end of the name, or by an end that the name does not have. The type may be "SOURCE": as the
-    checkpoint has it.
+    checkpoint has it. `also` names types that do as well, where recipe or user asks for one.
     """
 
     dims: tuple[int, ...] = ()
     endings: tuple[str, ...] = ()
     but_endings: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 class Protect(_Entry, frozen=True, kw_only=True):
