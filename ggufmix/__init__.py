@@ -1,6 +1,7 @@
 """ggufmix: model checkpoints to quantized GGUF files, with rules that know the architecture.
 
 plan, convert, verify    from a checkpoint to what would be written, to the file, and back
+convert_each             several recipes of one reading
 encode, decode           rows of weights to blocks and back, byte for byte as llama.cpp
 formats, tiers           what can be stored, and which instruction sets this CPU runs
 """
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
     from .codecs import decode, encode, formats, tiers
     from .errors import GgufmixError
     from .options import Options
-    from .pipeline import convert, plan
+    from .pipeline import convert, convert_each, plan
     from .proof import verify
 
 __all__ = [
     "GgufmixError",
     "Options",
     "convert",
+    "convert_each",
     "decode",
     "encode",
     "formats",
@@ -34,6 +36,7 @@ _HOMES = {
     "GgufmixError": "errors",
     "Options": "options",
     "convert": "pipeline",
+    "convert_each": "pipeline",
     "decode": "codecs",
     "encode": "codecs",
     "formats": "codecs",

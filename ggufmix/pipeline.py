@@ -163,6 +163,11 @@ def convert_each(
     template, threads, progress = naming.template(out), how.get("threads"), how.get("progress")
     overwrite, resume = how.get("overwrite", False), how.get("resume", False)
     alone = Path(template) if not naming.is_template(template) else None
+    if alone is not None and len(asked) > 1:
+        raise UsageError(
+            f"{out}: one name for {len(asked)} recipes",
+            hint="give a folder, or a template such as 'out/{name}-{tag}.gguf'",
+        )
     in_parts = how.get("split") is not None or how.get("keep_split", False)
     continued = alone is not None and resume and writing.left(alone)
     if alone is not None and not (in_parts or continued or how.get("skip_existing")):
