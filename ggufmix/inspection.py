@@ -25,6 +25,7 @@ SHOWN_ITEMS = 8
 RECURRENT = ("ssm_", "shortconv.", "time_mix_")
 ATTENTION = ("attn_k.", "attn_k_b.", "attn_kv_b.")
 FUSED = "attn_qkv."
+AHEAD = "nextn."
 
 
 def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any]:
@@ -33,7 +34,8 @@ def inspect(src: str | os.PathLike[str], *, scan: bool = False) -> dict[str, Any
     src is a path, or an address such as hf://owner/name.
 
     Keys: architecture, files, tensors, weights, bits_per_weight, recurrent_layers and
-    attention_layers (as "0-2, 4-6"), types (name -> tensors, weights, bytes), metadata (long arrays
+    attention_layers (as "0-2, 4-6"), mtp_layers where there are blocks of multi-token prediction
+    (they are among the others too), types (name -> tensors, weights, bytes), metadata (long arrays
     cut to their first items). Of a checkpoint: packed (how weights are packed, and what becomes of
     them), and if any are, carried (the share whose codes and scales blocks can hold); and with
     scan, which reads all of it: exact_groups and inexact_groups (packed INT4 whose scale float16
@@ -146,7 +148,7 @@ def _described(
     architecture: str,
     files: list[str],
     types: Mapping[str, Mapping[str, int]],
-    layers: tuple[str, str],
+    layers: Mapping[str, str],
     metadata: Mapping[str, Any],
 ) -> dict[str, Any]:
     weights = sum(t["weights"] for t in types.values())
@@ -158,8 +160,7 @@ def _described(
         "weights": weights,
         "bytes": n_bytes,
         "bits_per_weight": round(8 * n_bytes / weights, 3) if weights else 0.0,
-        "recurrent_layers": layers[0],
-        "attention_layers": layers[1],
+        **layers,
         "types": dict(sorted(types.items(), key=lambda item: -item[1]["bytes"])),
         "metadata": dict(metadata),
     }
@@ -172,20 +173,35 @@ def _count(types: dict[str, dict[str, int]], name: str, weights: int, n_bytes: i
     entry["bytes"] += n_bytes
 
 
-def _layers(names: Iterable[str]) -> tuple[str, str]:
+def _layers(names: Iterable[str]) -> dict[str, str]:
     recurrent: set[int] = set()
     attention: set[int] = set()
     fused: set[int] = set()
+    named: set[int] = set()
+    every: set[int] = set()
+    kinds = (
+        (RECURRENT, recurrent),
+        (ATTENTION, attention),
+        (FUSED, fused),
+        (AHEAD, named),
+        ("", every),
+    )
     for name in names:
         match = re.match(r"blk\.(\d+)\.(.*)", name)
         if match is None:
             continue
-        for prefixes, layers in ((RECURRENT, recurrent), (ATTENTION, attention), (FUSED, fused)):
+        for prefixes, layers in kinds:
             if match[2].startswith(prefixes):
                 layers.add(int(match[1]))
     # The attn_qkv of a linear-attention block is no attention; a block with separate q and k
     # is, whatever else it has.
-    return ranges(recurrent), ranges(attention | (fused - recurrent))
+    found = {
+        "recurrent_layers": ranges(recurrent),
+        "attention_layers": ranges(attention | (fused - recurrent)),
+    }
+    if named:  # of several such blocks only the first has tensors of its own
+        found["mtp_layers"] = ranges(layer for layer in every if layer >= min(named))
+    return found
 
 
 def ranges(numbers: Iterable[int]) -> str:

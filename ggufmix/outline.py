@@ -129,6 +129,17 @@ class Outline:
             named |= set(range(blocks - count, blocks))
         return frozenset(layer for layer in named if layer is not None)
 
+    @property
+    def is_draft(self) -> bool:
+        """A draft head alone: every block is one of multi-token prediction."""
+        layers = {t.layer for t in self.tensors if t.layer is not None}
+        return bool(layers) and layers <= self.mtp_layers
+
+    @property
+    def passed_over(self) -> frozenset[int]:
+        """Blocks that the file has beside those that every token passes."""
+        return frozenset() if self.is_draft else self.mtp_layers
+
 
 def of_plan(document: Mapping[str, Any], title: str) -> Outline:
     """From `plan --json`, as a value or read back. Raises SourceError where it is none."""
@@ -168,14 +179,15 @@ def active(outline: Outline) -> dict[str, Any]:
 
     Of stacked experts the share that is used (`expert_used_count` / experts), of embeddings one
     row, all else whole; a tied embedding counts as the output matrix too. Blocks of multi-token
-    prediction do not count. Keys: bytes, weights, types (name -> bytes), experts_used, experts;
-    bytes is None where nobody says how many experts are used, and then `least` counts all but them.
+    prediction do not count beside others; of a draft head alone the token is a drafted one. Keys:
+    bytes, weights, types (name -> bytes), experts_used, experts; bytes is None where nobody says
+    how many experts are used, and then `least` counts all but them.
     """
-    used = outline.keys.get("expert_used_count")
+    used, passed_over = outline.keys.get("expert_used_count"), outline.passed_over
     types: dict[str, float] = {}
     weights, least, unknown, experts = 0.0, 0.0, False, 0
     for t in outline.tensors:
-        if t.layer in outline.mtp_layers:
+        if t.layer in passed_over:
             continue
         share = 1.0
         if t.role.endswith(STACKED) and len(t.shape) >= 2:

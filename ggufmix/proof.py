@@ -270,8 +270,9 @@ def _adjusted(
     threads: int | None,
     progress: writing.Progress | None,
 ) -> Plan:
-    """A plan and what is open for it. What older files do not record of their options
-    (multi-token prediction left out, a name, a pre-tokenizer) is taken from tensors and keys.
+    """A plan and what is open for it. What files of other tools, and older ones, do not record of
+    their options is taken from tensors and keys: multi-token prediction left out or alone, fused
+    experts, a name, a pre-tokenizer.
     """
 
     def entered(options: Options) -> tuple[ExitStack, Plan]:
@@ -287,12 +288,7 @@ def _adjusted(
             raise
         options = replace(options, tokenizer_pre=pre)
         inner, made = entered(options)
-    changed = options
-    if options.mtp and {t.name for t in made.tensors} - set(file.tensors):
-        lost = {t.placed.layer for t in made.tensors if t.name not in file.tensors}
-        layers = {t.placed.layer for t in made.tensors if t.name in file.tensors}
-        if None not in lost and not lost & layers and sources.suffix(src) != ".gguf":
-            changed = replace(changed, mtp=False)
+    changed = replace(options, **_shape_of(file, made, src, options))
     name = _text(file.values, "general.name")
     if name is not None and name != _text(made.values, "general.name"):
         changed = replace(changed, model_name=name)
@@ -303,6 +299,28 @@ def _adjusted(
         inner, made = entered(changed)
     stack.push(inner)
     return made
+
+
+def _shape_of(
+    file: sources.GgufFile, made: Plan, src: str | os.PathLike[str], options: Options
+) -> dict[str, Any]:
+    """Options that follow from which tensors a file has."""
+    found: dict[str, Any] = {}
+    both, halves = ".ffn_gate_up_exps.", (".ffn_gate_exps.", ".ffn_up_exps.")
+    if any(both in n for n in file.tensors) and not any(both in t.name for t in made.tensors):
+        found["fuse_gate_up_exps"] = True
+    whole = [t for t in made.tensors if not (found and any(half in t.name for half in halves))]
+    kept = {
+        -1 if t.placed.layer is None else t.placed.layer for t in whole if t.name in file.tensors
+    }
+    lost = {-1 if t.placed.layer is None else t.placed.layer for t in whole} - kept
+    layers = kept - {-1}
+    if options.component == "model" and lost and -1 not in lost and layers:
+        if min(layers) > max(lost):
+            found["component"] = "mtp"
+        elif options.mtp and sources.suffix(src) != ".gguf":
+            found["mtp"] = False
+    return found
 
 
 def _with_outer_scales(plan: Plan) -> dict[str, Planned]:

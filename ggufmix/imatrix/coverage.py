@@ -326,8 +326,11 @@ def _warnings(
 
 
 def _ahead(tensors: Sequence[Planned]) -> set[int | None]:
-    """Layers that are MTP blocks."""
-    return {t.placed.layer for t in tensors if t.placed.role.startswith("NEXTN_")}
+    """Layers that are MTP blocks: from the first that has tensors of such on."""
+    layers = {t.placed.layer for t in tensors if t.placed.layer is not None}
+    named = [t.placed.layer for t in tensors if t.placed.role.startswith("NEXTN_")]
+    first = min((layer for layer in named if layer is not None), default=None)
+    return {layer for layer in layers if first is not None and layer >= first}
 
 
 def _is_end(t: Planned) -> bool:

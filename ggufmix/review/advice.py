@@ -94,7 +94,7 @@ def advise(
         "fits": _fits(total, memory, gtt),
         "notes": _notes(outline, hybrid, context),
         "warnings": list(outline.damage),
-        "run": f"llama-server -m {_file(outline.title)} -c {context} -fa on -ctk q8_0 -ctv q8_0",
+        "run": _run(outline, context),
     }
 
 
@@ -112,11 +112,13 @@ def size(text: str) -> int:
 
 def _widths(outline: Outline) -> list[Width]:
     """Of every layer with a cache: rows of its key and value matrices. With a latent (MLA) the
-    cache holds what attn_kv_a_mqa gives, once. Blocks of multi-token prediction do not count.
+    cache holds what attn_kv_a_mqa gives, once. Blocks of multi-token prediction do not count beside
+    others.
     """
     by_layer: dict[int, dict[str, Entry]] = {}
+    passed_over = outline.passed_over
     for t in outline.tensors:
-        if t.layer is not None and t.layer not in outline.mtp_layers and t.name.endswith("weight"):
+        if t.layer is not None and t.layer not in passed_over and t.name.endswith("weight"):
             by_layer.setdefault(t.layer, {})[t.role] = t
     recurrent = _recurrent(outline)
     widths = []
@@ -245,7 +247,12 @@ def _notes(outline: Outline, hybrid: bool, context: int) -> list[str]:
             "are not counted here"
         ),
     ]
-    if outline.mtp_layers:
+    if outline.is_draft:
+        notes.append(
+            "a draft head (MTP) alone: it runs beside its model, whose weights and cache are not "
+            "counted here"
+        )
+    elif outline.mtp_layers:
         notes.append(
             f"{len(outline.mtp_layers)} block of multi-token prediction is not counted: it keeps a "
             "cache of its own when it drafts"
@@ -259,6 +266,13 @@ def _notes(outline: Outline, hybrid: bool, context: int) -> list[str]:
     if isinstance(trained, int) and context > trained:
         notes.append(f"the model was trained for {trained} tokens: {context} is more than that")
     return notes
+
+
+def _run(outline: Outline, context: int) -> str:
+    file, cache = _file(outline.title), f"-c {context} -fa on -ctk q8_0 -ctv q8_0"
+    if outline.is_draft:
+        return f"llama-server -m MODEL.gguf -md {file} --spec-type draft-mtp {cache}"
+    return f"llama-server -m {file} {cache}"
 
 
 def _file(title: str) -> str:
