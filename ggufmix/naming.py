@@ -14,21 +14,26 @@ import os
 import re
 import string
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from gguf import naming_convention
+from gguf import Metadata, naming_convention
 
 from .container import Value
 from .errors import UsageError
 from .planning import Plan
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
+_TYPE = re.compile(r"[-._](BF16|F16|F32|[A-Z0-9]*Q\d[A-Z0-9_]*)$", re.IGNORECASE)
+_SIZE = re.compile(r"\b\d+([._]\d+)?[kmbt]\b", re.IGNORECASE)
 
 
-def fields(plan: Plan, tag: str) -> dict[str, str]:
+def fields(plan: Plan, tag: str, src: str = "", component: str = "model") -> dict[str, str]:
     """What may stand in a name, by the word for it.
 
-    tag  of the recipe, as `rules.tag` has it
+    tag        of the recipe, as `rules.tag` has it
+    src        where the model lies: what it is called there counts where its key-values say no name
+    component  "mmproj" and "mtp" are said in front of the name, as llama.cpp's converter does
 
     name    of the model, with size, finetune and version as `gguf.naming_convention` puts them
     size    such as "35B-A3B", "" where nobody says it
@@ -37,6 +42,10 @@ def fields(plan: Plan, tag: str) -> dict[str, str]:
     arch    general.architecture
     """
     said = {key: _said(plan.values, f"general.{key}") for key in _KEYS}
+    if component == "mmproj":
+        said["size_label"] = None  # that of the projector alone
+    if said["name"] is None and said["basename"] is None:
+        said |= _called(src, plan.n_weights, said["size_label"])
     name = naming_convention(
         said["name"],
         said["basename"],
@@ -46,7 +55,7 @@ def fields(plan: Plan, tag: str) -> dict[str, str]:
         None,
     )
     return {
-        "name": _plain(name),
+        "name": ("" if component == "model" else f"{component}-") + _plain(name),
         "size": _plain(said["size_label"] or ""),
         "tag": "".join(f"SSM_{kind}-" for kind in _gates(plan)) + tag,
         "recipe": _plain(plan.recipe),
@@ -55,6 +64,19 @@ def fields(plan: Plan, tag: str) -> dict[str, str]:
 
 
 _KEYS = "name", "basename", "finetune", "version", "size_label"
+
+
+def _called(src: str, n_weights: int, size: str | None) -> dict[str, str | None]:
+    """What a folder, a file or an address says of the model."""
+    stem = PurePosixPath(os.path.abspath(src) if "://" not in src else src).name
+    stem = _TYPE.sub("", _PART.sub("", stem.removesuffix(".gguf")))
+    name, _, basename, finetune, version, size_label = Metadata.get_model_id_components(
+        stem, n_weights
+    )
+    if size_label is None and _SIZE.search(stem):  # a size that gguf does not believe
+        basename = finetune = version = size = None
+    told = [name, basename, finetune, version, size_label or size]
+    return dict(zip(_KEYS, told, strict=True))
 
 
 def template(out: str | os.PathLike[str]) -> str:

@@ -82,13 +82,14 @@ def worked(work: Work) -> Iterator[splitting.Layout]:
         yield layout
 
 
-def place(template: str, options: Options, made: Plan) -> Place:
+def place(src: str, template: str, options: Options, made: Plan) -> Place:
     """Path of an output, and the folder for its parts: one of its own, unless the user says how
     folders are called or what one file is called.
     """
     if not naming.is_template(template):
         return template, None
-    words = naming.fields(made, rules.tag(rules.recipe(options.recipe)))
+    tag = rules.tag(rules.recipe(options.recipe))
+    words = naming.fields(made, tag, src, options.component)
     path = naming.filled(template, words)
     own = not naming.is_template(os.path.dirname(template))
     return str(path), str(path.parent / words["tag"]) if own else None

@@ -181,7 +181,7 @@ def convert_each(
             check_readable(src, one, model)
         work = Work(
             str(src),
-            tuple(outputs.place(template, *pair) for pair in zip(asked, made, strict=True)),
+            tuple(outputs.place(str(src), template, *pair) for pair in zip(asked, made, strict=True)),
             asked,
             how.get("split"),
             how.get("keep_split", False),

@@ -143,6 +143,30 @@ def test_name_of_the_model(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("src", "name"),
+    [
+        ("/models/Qwen3.5-9B", "Qwen3.5-9B"),
+        ("hf://Qwen/Qwen3.5-9B", "Qwen3.5-9B"),
+        ("Mistral-9B-Instruct-v0.3/", "Mistral-9B-Instruct-v0.3"),
+        ("GLM-4.5-Air", "GLM-4.5-Air-4x2.9M"),
+        ("Odd-70B", "Odd-70B"),  # it has 9 billion: what the folder says is kept, nothing is added
+        ("/models/Odd-Q8_0.gguf", "Odd-4x2.9M"),
+        ("/models/Odd-BF16-00001-of-00003.gguf", "Odd-4x2.9M"),
+    ],
+)
+def test_a_model_without_a_name(
+    example: Path, monkeypatch: pytest.MonkeyPatch, src: str, name: str
+) -> None:
+    """Most checkpoints do not say what they are called: the folder or the address does."""
+    plan = ggufmix.plan(example)
+    monkeypatch.setattr(type(plan), "n_weights", 9_000_000_000)
+    assert naming.fields(plan, "Q8_0", src)["name"] == name
+    assert naming.fields(plan, "F16", "x/Qwen3.5-9B", "mmproj")["name"] == "mmproj-Qwen3.5-9B"
+    assert naming.fields(plan, "F16", "x/Odd", "mmproj")["name"] == "mmproj-Odd"
+    assert naming.fields(plan, "Q8_0", src, "mtp")["name"] == f"mtp-{name}"
+
+
+@pytest.mark.parametrize(
     ("template", "part"),
     [
         ("{nme}.gguf", "expected {name}, {size}"),

@@ -169,7 +169,7 @@ def test_names_are_made_of_the_plan(example: Path, tmp_path: Path) -> None:
 
 
 STEM = "Tiny-4x2.9M"
-"""What gguf.naming_convention makes of the example's name."""
+"""What gguf.naming_convention makes of the name, and of the example's size."""
 
 
 def test_a_folder_of_the_users_own(example: Path, tmp_path: Path) -> None:
