@@ -154,14 +154,15 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         planned("blk.0.ffn_up.weight", 4, 64),
         planned("blk.7.ffn_up.weight", 4, 64),
         planned("blk.7.nextn.eh_proj.weight", 4, 64, role="NEXTN_EH_PROJ"),
+        planned("blk.8.ffn_up.weight", 4, 64),  # a second block, with nothing of its own
     ]
     assigned = imatrix.assign(tensors, given(tmp_path, entries(ffn_down=(64, [9]))))
     notes, warnings = " | ".join(assigned.notes), " | ".join(assigned.warnings)
-    assert "1 of 6 tensors" in notes
+    assert "1 of 7 tensors" in notes
     assert "output.weight, token_embd.weight without importance" in notes
-    assert "2 tensors of MTP blocks" in notes
+    assert "3 tensors of MTP blocks" in notes
     assert "1 tensor without importance: blk.0.ffn_up.weight" in warnings
-    assert len(report(assigned)["without"]) == 5
+    assert len(report(assigned)["without"]) == 6
 
 
 def test_experts_that_no_token_reached(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from imatrix import made
 from packed_models import PACKINGS
 from safetensors.numpy import load_file, save_file
 from sources import build
+from sources.gguf_build import gguf_file
 from tokenizer import ranks
 from verify.files import anonymous, data_of, head_of, rebuilt
 
@@ -195,6 +196,20 @@ def test_verified_linted_and_shown(drafting: Path, tmp_path: Path, fuse: bool) -
     active = outline.active(review.look(out))
     assert bare * 0.5 < active["bytes"] < bare
     assert inspect(out)["mtp_layers"] == inspect(drafting)["mtp_layers"] == "4"
+
+
+def test_every_mtp_block_is_shown(tmp_path: Path) -> None:
+    """Of several blocks only the first has tensors that name it; all are shown, and none in a model
+    without.
+    """
+    row = ("F32", np.ones((2, 32), np.float32))
+    names = [f"blk.{i}.attn_k.weight" for i in range(4)]
+    file = gguf_file(tmp_path / "x.gguf", dict.fromkeys(names, row))
+    assert "mtp_layers" not in inspect(file)
+    names.append("blk.2.nextn.eh_proj.weight")
+    file = gguf_file(tmp_path / "y.gguf", dict.fromkeys(names, row))
+    assert inspect(file)["mtp_layers"] == "2-3"
+    assert inspect(file)["attention_layers"] == "0-3"
 
 
 @pytest.mark.parametrize("name", WITH)
