@@ -143,6 +143,23 @@ def test_the_bytes_of_a_local_run(
     assert (again or steps == sorted(steps), steps[-1]) == (True, 100)
 
 
+def test_several_recipes_of_one_reading(example: Path, two: str, tmp_path: Path) -> None:
+    """Several files in parts, each worker reading a tensor once for all of them."""
+    for folder, engine in (("here", None), ("there", clustering.on(two))):
+        ggufmix.convert_each(
+            example,
+            tmp_path / folder / "{recipe}.gguf",
+            ["q8_0", "q4_k_m"],
+            options=Options(on_outlier="bf16"),
+            split=Limits(size=2_500_000),
+            engine=engine,
+        )
+    here = sorted(p.relative_to(tmp_path / "here") for p in tmp_path.glob("here/*/*.gguf"))
+    assert len(here) == 4
+    for name in here:
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes a worker without SIMD some seconds."""
