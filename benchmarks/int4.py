@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from ggufmix.codecs import decode, encode, tiers
-from ggufmix.int4 import recover, repack, widen
+from ggufmix.int4 import Q4_0, recover, repack, widen
 
 ROWS, COLS, GROUP = 512, 4096, 32
 BF16, F16, F32 = ml_dtypes.bfloat16, np.float16, np.float32
@@ -73,7 +73,7 @@ def exactness() -> None:
                     recover(x, put_back)
                     print(f"| recovered | {name} | {judged(put_back, exact)} |")
                 print(f"| {way} | {name} | {judged(blocks, exact)} |")
-        print(f"| Q8_0, direct | packed | {judged(widen(moved), exact, 'Q8_0')} |")
+        print(f"| Q8_0, direct | packed | {judged(widen(moved, Q4_0)[0], exact, 'Q8_0')} |")
         stock = encode(exact.astype(BF16), "Q8_0")
         print(f"| Q8_0, stock | bfloat16 | {judged(stock, exact, 'Q8_0')} |")
 
@@ -124,7 +124,7 @@ def speeds() -> None:
     n, size = codes.size * 2, codes.nbytes + scales.nbytes
     copy = seconds(lambda: (codes.copy(), scales.copy()))
     made = repack(codes, scales, COLS)[0]
-    again, wide = seconds(lambda: repack(codes, scales, COLS)), seconds(lambda: widen(made))
+    again, wide = seconds(lambda: repack(codes, scales, COLS)), seconds(lambda: widen(made, Q4_0))
     print(f"\ncopy of packed bytes: {size / copy / 1e9:.1f} GB/s")
     print(f"repacked to Q4_0: {size / again / 1e9:.1f} GB/s, {n / again / 1e9:.1f} G weights/s")
     print(f"Q4_0 to Q8_0: {made.nbytes / wide / 1e9:.1f} GB/s of Q4_0")

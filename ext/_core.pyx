@@ -20,6 +20,8 @@ cdef extern from "core.h" nogil:
     cdef struct repacked:
         int status
         int64_t row, group
+    cdef struct widened:
+        int64_t done, rounded, flushed
     cdef struct fp8_search:
         int mode, stored, grid
         double factor, percentile
@@ -42,6 +44,7 @@ cdef extern from "core.h" nogil:
         repacked (*repack_int4)(const uint8_t *, int, const void *, uint8_t *, int64_t, int64_t, int64_t, int32_t *) noexcept nogil
         void (*repack_mxfp4)(const uint8_t *, const uint8_t *, uint8_t *, int64_t) noexcept nogil
         void (*widen_q4_0)(const uint8_t *, uint8_t *, int64_t) noexcept nogil
+        widened (*widen_mxfp4)(const uint8_t *, uint8_t *, int64_t) noexcept nogil
         int64_t (*recover_lattice)(const void *, int, uint8_t *, int64_t) noexcept nogil
         fp8_report (*quantize_fp8)(const fp8_search *, int, const void *, const float *, uint8_t *, float *, int64_t, int64_t, fp8_scratch *) noexcept nogil
         void (*dequantize_fp8)(const uint8_t *, const float *, float *, int64_t, int64_t) noexcept nogil
@@ -152,6 +155,17 @@ def widen_q4_0(const unsigned char[::1] blocks, unsigned char[::1] out, int tier
         raise ValueError("buffers of another size")
     with nogil:
         c_tiers[tier].widen_q4_0(&blocks[0], &out[0], n)
+
+
+def widen_mxfp4(const unsigned char[::1] blocks, unsigned char[::1] out, int tier):
+    """Blocks of MXFP4 to blocks of Q8_0; returns how many were done before one that is too large, are rounded, and are zeros by that."""
+    cdef int64_t n = blocks.shape[0] // 17
+    cdef widened found
+    if not 0 <= tier < n_here or n <= 0 or blocks.shape[0] != n * 17 or out.shape[0] != n * 34:
+        raise ValueError("buffers of another size")
+    with nogil:
+        found = c_tiers[tier].widen_mxfp4(&blocks[0], &out[0], n)
+    return found.done, found.rounded, found.flushed
 
 
 def recover_lattice(const unsigned char[::1] x, int xtype, unsigned char[::1] blocks, int tier):

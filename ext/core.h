@@ -69,6 +69,7 @@ struct tier {
                                    int64_t group, int64_t n_rows, int32_t *inexact);
     void (*repack_mxfp4)(const uint8_t *packed, const uint8_t *scales, uint8_t *y, int64_t n_blocks);
     void (*widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);
+    struct widened (*widen_mxfp4)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);
     int64_t (*recover_lattice)(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks);
     struct fp8_report (*quantize_fp8)(const struct fp8_search *how, int xtype, const void *x, const float *weights,
                                       uint8_t *codes, float *scales, int64_t n_per_row, int64_t n_rows,

@@ -56,8 +56,8 @@ static int has_avx512(void) {
 #endif
 
 #define TIER(isa, test)                                                                                                    \
-    {#isa, test, encode_rows_##isa, decode_rows_##isa, repack_int4_##isa, repack_mxfp4_##isa, widen_q4_0_##isa,                \
-     recover_lattice_##isa, quantize_fp8_##isa, dequantize_fp8_##isa, measure_##isa},
+    {#isa, test, encode_rows_##isa, decode_rows_##isa, repack_int4_##isa, repack_mxfp4_##isa, widen_q4_0_##isa,            \
+     widen_mxfp4_##isa, recover_lattice_##isa, quantize_fp8_##isa, dequantize_fp8_##isa, measure_##isa},
 #define WORK(isa)                                                                                                          \
     struct report encode_rows_##isa(int, int, const void *, const float *, uint8_t *, int64_t, int64_t, void *);           \
     void decode_rows_##isa(int, const uint8_t *, float *, int64_t, int64_t);

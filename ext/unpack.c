@@ -2,6 +2,7 @@
  *
  * What is 4 bits in the source, moved into blocks of Q4_0 and Q8_0 without a change of value. Compiled once per tier.
  */
+#include "fp4.h"
 #include "lattice.h"
 #include "symmetric.h"
 #include "unpack.h"
@@ -152,6 +153,54 @@ void FN(widen_q4_0)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks) {
         }
 #endif
     }
+}
+
+/* A block whose step 2^(e - 128) is no float16: the nearest one, and the codes shifted by the difference; below 2^-24 they are
+ * rounded, ties to even. Returns 0 where one is too large for a byte. */
+static int widen_far(const uint8_t *block, uint8_t *y, struct widened *found) {
+    int up = block[0] - 143, down = 104 - block[0], lost = 0, any = 0;
+    for (int j = 0; j < 32; j++) {
+        int m = fp4_magnitudes[block[1 + j % 16] >> (j < 16 ? 0 : 4) & 15], size = m < 0 ? -m : m, code = size;
+        if (up > 3 && m) return 0;
+        if (down > 0) {
+            int by = down < 6 ? down : 6, whole = size >> by, rest = size - (whole << by), half = 1 << by >> 1;
+            code = whole + (rest > half || (rest == half && whole & 1));
+            lost |= rest;
+        } else if (m)
+            code = size << up;
+        any |= code;
+        y[2 + j] = (uint8_t)(m < 0 ? -code : code);
+    }
+    uint16_t d = !any ? 0 : up > 0 ? 0x7800 : 1;
+    memcpy(y, &d, 2);
+    found->rounded += lost != 0;
+    found->flushed += lost && !any;
+    return 1;
+}
+
+struct widened FN(widen_mxfp4)(const uint8_t *blocks, uint8_t *y, int64_t n_blocks) {
+    struct widened found = {0, 0, 0};
+    for (; found.done < n_blocks; found.done++, blocks += 17, y += 34) {
+        int e = blocks[0];
+        if (e < 104 || e > 143) {
+            if (!widen_far(blocks, y, &found)) break;
+            continue;
+        }
+        uint16_t d = (uint16_t)(e < 114 ? 1 << (e - 104) : (e - 113) << 10);
+        memcpy(y, &d, 2);
+#if defined(__AVX2__)
+        const __m128i table = _mm_loadu_si128((const __m128i *)fp4_magnitudes), low = _mm_set1_epi8(15);
+        __m128i x = _mm_loadu_si128((const __m128i *)(blocks + 1));
+        _mm_storeu_si128((__m128i *)(y + 2), _mm_shuffle_epi8(table, _mm_and_si128(x, low)));
+        _mm_storeu_si128((__m128i *)(y + 18), _mm_shuffle_epi8(table, _mm_and_si128(_mm_srli_epi16(x, 4), low)));
+#else
+        for (int j = 0; j < 16; j++) {
+            y[2 + j] = (uint8_t)fp4_magnitudes[blocks[1 + j] & 15];
+            y[18 + j] = (uint8_t)fp4_magnitudes[blocks[1 + j] >> 4];
+        }
+#endif
+    }
+    return found;
 }
 
 static inline int64_t recover(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks) {

@@ -15,6 +15,12 @@ struct repacked {
     int64_t row, group;
 };
 
+/* Blocks done: fewer than asked for where the next is too large; those in which something was lost, at most 2^-25; and those of
+ * them that are zeros now. */
+struct widened {
+    int64_t done, rounded, flushed;
+};
+
 #define UNPACKERS(isa)                                                                                                     \
     /* Codes q + 8, two per byte, low nibble first, with a scale for each `group` (a multiple of 32) columns: as blocks of  \
      * Q4_0. The codes stay, d is the nearest float16 of the scale; inexact gets, for each row, the groups in which that is \
@@ -26,6 +32,9 @@ struct repacked {
     void repack_mxfp4_##isa(const uint8_t *packed, const uint8_t *scales, uint8_t *y, int64_t n_blocks);                   \
     /* Blocks of Q4_0 as blocks of Q8_0: the same d, the code as a byte. */                                                \
     void widen_q4_0_##isa(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);                                            \
+    /* Blocks of MXFP4 as blocks of Q8_0: d is the step, the code its magnitude as a byte. Steps that are no float16 are     \
+     * shifted into the codes. */                                                                                          \
+    struct widened widen_mxfp4_##isa(const uint8_t *blocks, uint8_t *y, int64_t n_blocks);                                 \
     /* Counts the groups of 32 that lie on an int4 lattice, and writes them over blocks of Q4_0 unless that is NULL. */     \
     int64_t recover_lattice_##isa(const void *x, int xtype, uint8_t *blocks, int64_t n_blocks);
 

@@ -1,8 +1,8 @@
 """Weights that are 4 bits in the source, moved into blocks without a change of value.
 
-`repack` and `repack_bytes` take codes as they are, `widen` turns blocks of Q4_0 into Q8_0 of the
-same codes and scales, `recover` finds the codes and scales of values that were dequantized from
-symmetric INT4. All give the same on every CPU. Kernels: ext/unpack.c, ext/lattice.h.
+`repack` and `repack_bytes` take codes as they are, `widen` turns blocks of Q4_0 and MXFP4 into Q8_0
+of the same codes and scales, `recover` finds the codes and scales of values that were dequantized
+from symmetric INT4. All give the same on every CPU. Kernels: ext/unpack.c, ext/lattice.h.
 """
 
 # SPDX-License-Identifier: MIT
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from . import _core
 from .codecs import ENCODERS, Format, bytes_of, tier_number
-from .errors import FormatError, SourceError
+from .errors import FormatError, OutlierError, SourceError
 
 Q4_0 = ENCODERS["Q4_0"].format
 Q8_0 = ENCODERS["Q8_0"].format
@@ -154,15 +154,38 @@ def repack_nvfp4(packed: NDArray[np.uint8], scales: NDArray[np.uint8]) -> NDArra
 
 def holds_exactly(stored: Format, wanted: Format) -> bool:
     """Whether blocks of `stored` can be written as `wanted` with the same codes and scales."""
-    return (stored.name, wanted.name) == (Q4_0.name, Q8_0.name)
+    return wanted.name == Q8_0.name and stored.name in (Q4_0.name, MXFP4.name)
 
 
-def widen(blocks: NDArray[np.uint8], *, tier: str | None = None) -> NDArray[np.uint8]:
-    """Blocks of Q4_0, uint8 (rows, bytes), as blocks of Q8_0 with the same codes and scales."""
-    out = np.empty((len(blocks), blocks.shape[1] // Q4_0.bytes * Q8_0.bytes), np.uint8)
-    if out.size:
+def widen(
+    blocks: NDArray[np.uint8], stored: Format, *, tier: str | None = None
+) -> tuple[NDArray[np.uint8], int, int]:
+    """Blocks of Q4_0 or MXFP4 as blocks of Q8_0 with the same codes and scales.
+
+    blocks  uint8, (rows, bytes)
+    stored  what they are
+    tier    as in `codecs.encode`
+    Returns the blocks, uint8 (rows, bytes); how many are not exact, as scales of MXFP4 below 2^-23
+    may be, by at most 2^-25; and how many of these are zeros now. Raises OutlierError for a block
+    of MXFP4 whose scale is 2^20 or more.
+    """
+    rows, n_bytes = blocks.shape
+    out = np.empty((rows, n_bytes // stored.bytes * Q8_0.bytes), np.uint8)
+    if not out.size:
+        return out, 0, 0
+    if stored.name == Q4_0.name:
         _core.widen_q4_0(bytes_of(blocks), bytes_of(out), tier_number(tier))
-    return out
+        return out, 0, 0
+    done, rounded, flushed = _core.widen_mxfp4(bytes_of(blocks), bytes_of(out), tier_number(tier))
+    n = n_bytes // stored.bytes
+    if done < rows * n:
+        row, block = divmod(done, n)
+        raise OutlierError(
+            f"a scale of 2^{blocks[row, block * stored.bytes] - 127} is more than a block can hold",
+            row=row,
+            column=block * stored.values,
+        )
+    return out, rounded, flushed
 
 
 def recover(

@@ -47,7 +47,7 @@ def carry(
     """Say of every tensor that is stored in blocks what becomes of them.
 
     again   blocks of one type may be decoded and quantized to another one: `--allow-requantize`
-    widen   Q8_0 takes the codes and scales of Q4_0, which llama-quantize quantizes again
+    widen   Q8_0 takes the codes and scales of Q4_0 and MXFP4, which llama-quantize quantizes again
 
     Of the same type they are copied. What would only
     be raised by a protection or an edge stays as it is: the source has no more. F32 takes every
@@ -115,14 +115,14 @@ def _carried(
     as_stored = Encoder(stored.name, stored)
     if wanted.format.id == stored.id:
         return replace(decision, encoder=as_stored, reason=f"{decision.reason}; copied")
-    if widen and int4.holds_exactly(stored, wanted.format):
-        return replace(decision, reason=f"{decision.reason}; the codes and scales of {stored}")
     if stored.name in INTEGERS:
         return Decision(as_stored, "integers are no weights; copied")
     if decision.reason.startswith(_RAISED) and wanted.format.bits > stored.bits:
         found.kept[f"{stored} instead of {wanted}"] += 1
         reason = f"the source has no more ({decision.reason}); copied"
         return Decision(as_stored, reason, decision.asked or wanted)
+    if widen and int4.holds_exactly(stored, wanted.format):
+        return replace(decision, reason=f"{decision.reason}; the codes and scales of {stored}")
     if not stored.decodes:
         raise FormatError(
             f"{tensor.name}: {stored} in the source cannot be decoded, {wanted} was asked "

@@ -152,7 +152,7 @@ class Comparison:
             row = start
             if expected is not None:
                 row += int(np.flatnonzero((raw != expected).any(axis=1))[0])
-        sums = self._measured(raw, start, stop, known=self._carried and same is True)
+        sums = self._measured(raw, start, stop, known=self.planned.copied and same is True)
         if self._carried:
             kind = self.stored.kind
             parts = _counted(raw, expected, kind) if expected is not None else None

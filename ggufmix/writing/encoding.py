@@ -44,7 +44,7 @@ class Counts:
     wiped      blocks in which one value drowned all others
     groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
     measures   of the source's values and what they were written as, where that was asked for; of
-               blocks that are copied only how many values they have
+               blocks that are moved exactly only how many values they have
     """
 
     flushed: int = 0
@@ -214,12 +214,11 @@ def encoded(
 ) -> tuple[NDArray[np.uint8], Counts]:
     """A band in the type that is planned, uint8 (rows, row bytes), and what was found."""
     tensor, importance = rows.tensor, planned.importance
-    if planned.copied or planned.widened:
-        blocks = rows.blocks
-        with phase("transforming"):
-            made = int4.widen(blocks) if planned.widened else np.ascontiguousarray(blocks)
+    if planned.copied:
         same = Measures((rows.stop - rows.start) * tensor.cols if measuring else 0)
-        return made, Counts(measures=same)
+        return np.ascontiguousarray(rows.blocks), Counts(measures=same)
+    if planned.widened:
+        return _widened(planned, rows, measuring=measuring)
     vector = importance.vector(rows.start // tensor.matrix_rows) if importance is not None else None
     try:
         values = rows.values
@@ -239,6 +238,28 @@ def encoded(
             written = decode(band.blocks, planned.encoder.format)
             found = replace(found, measures=measure(values, written, row=rows.start))
     return band.blocks, found
+
+
+def _widened(
+    planned: Planned, rows: Rows, *, measuring: bool
+) -> tuple[NDArray[np.uint8], Counts]:
+    """A band whose codes and scales go into blocks of another format."""
+    blocks, stored = rows.blocks, rows.tensor.format
+    assert stored is not None
+    try:
+        with phase("transforming"):
+            made, rounded, flushed = int4.widen(blocks, stored)
+    except OutlierError as error:
+        raise _placed(error, planned, rows.start + error.row) from error
+    found = Counts(flushed)
+    if measuring and rounded:
+        with phase("measuring"):
+            written = decode(made, planned.encoder.format)
+            found = replace(found, measures=measure(rows.values, written, row=rows.start))
+    elif measuring:
+        n_values = (rows.stop - rows.start) * rows.tensor.cols
+        found = replace(found, measures=Measures(n_values))
+    return made, found
 
 
 def _placed(error: E, planned: Planned, row: int) -> E:

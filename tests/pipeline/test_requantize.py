@@ -137,23 +137,47 @@ def test_requantizing_needs_a_word(made: dict[str, Path], tmp_path: Path) -> Non
     assert b"--allow-requantize" in out.read_bytes()
 
 
-def test_q4_0_to_q8_0_is_exact_unless_llama_cpp_is_mirrored(tmp_path: Path) -> None:
-    """Q8_0 holds what Q4_0 does, so no value changes and no word is needed; the mirror quantizes
-    the decoded values again, as llama-quantize does.
+@pytest.mark.parametrize("kind", ["Q4_0", "MXFP4"])
+def test_what_q8_0_holds_is_exact_unless_llama_cpp_is_mirrored(tmp_path: Path, kind: str) -> None:
+    """Q8_0 holds what Q4_0 and MXFP4 do, so no value changes, no word is needed, and the plan says
+    so; the mirror quantizes the decoded values again, as llama-quantize does.
     """
-    raw = blocks_of("Q4_0", 64, 256)
-    x = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.Q4_0)
-    source = gguf_file(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": ("Q4_0", raw)})
-    ggufmix.convert(source, tmp_path / "y.gguf", "q8_0")
+    raw = blocks_of(kind, 64, 256)
+    x = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    source = gguf_file(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": (kind, raw)})
+    result = ggufmix.convert(source, tmp_path / "y.gguf", "q8_0")
+    [planned] = result.plan.tensors
+    assert planned.reason.endswith(f"; the codes and scales of {kind}")
     [made] = gguf.GGUFReader(tmp_path / "y.gguf").tensors
     assert np.array_equal(gguf.quants.dequantize(made.data, made.tensor_type), x)
-    with pytest.raises(UsageError, match="Q4_0 in the source"):
+    verified = ggufmix.verify(tmp_path / "y.gguf", source)
+    [tested] = verified.tensors
+    assert (tested.measures.ee, tested.verdict.grade, tested.same_bytes) == (0, "GOOD", True)
+    raised = ggufmix.plan(source, options=Options(f"pure:{kind}", edges=["1=Q8_0"]))
+    assert [t.encoder.name for t in raised.tensors] == [kind]
+    with pytest.raises(UsageError, match=f"{kind} in the source"):
         ggufmix.plan(source, options=Options("q8_0", mirror="llama.cpp"))
     options = Options("q8_0", mirror="llama.cpp", allow_requantize=True)
     ggufmix.convert(source, tmp_path / "z.gguf", options=options)
     [(kind, data)] = tensors(tmp_path / "z.gguf").values()
     assert (kind, data) == ("Q8_0", oracle.encode(x, "Q8_0").tobytes())
     assert data != made.data.tobytes()
+
+
+def test_values_that_q8_0_rounds(tmp_path: Path) -> None:
+    """Blocks of MXFP4 with scales that no float16 is: as near as Q8_0 gets, counted where they
+    become zeros, measured, and no failure of `verify`.
+    """
+    raw = blocks_of("MXFP4", 64, 256).reshape(64, 8, 17)
+    raw[3, 5, 0], raw[3, 6, 0] = 103, 60
+    raw[3, 5:7, 1:] = 0x71  # values of 1 and 12 steps
+    source = gguf_file(tmp_path / "x.gguf", {"blk.0.ffn_up.weight": ("MXFP4", raw.reshape(64, -1))})
+    out = tmp_path / "y.gguf"
+    result = ggufmix.convert(source, out, "q8_0")
+    assert [loss.flushed for loss in result.losses.values()] == [1]
+    [tested] = ggufmix.verify(out, source).tensors
+    assert 0 < tested.measures.most <= 2**-25
+    assert (tested.verdict.grade, tested.same_bytes) == ("GOOD", True)
 
 
 def test_f32_takes_decoded_values_as_they_are(made: dict[str, Path], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_codes_and_scales_are_carried_exactly(tmp_path: Path, group: int, dtype:
         decoded = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_0)
         np.testing.assert_array_equal(decoded, expected[3:])
         np.testing.assert_array_equal(tensor.rows(0, 24), expected)
-        wide = gguf.quants.dequantize(widen(blocks), gguf.GGMLQuantizationType.Q8_0)
+        wide = gguf.quants.dequantize(widen(blocks, Q4_0)[0], gguf.GGMLQuantizationType.Q8_0)
         np.testing.assert_array_equal(wide, expected[3:])
         assert found.packed[0].inexact() == 0
 

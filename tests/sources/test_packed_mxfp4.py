@@ -13,11 +13,12 @@ import torch
 from sources.build import weights, write_json
 
 from ggufmix.codecs import tiers
-from ggufmix.errors import SourceError
-from ggufmix.int4 import MXFP4, repack_mxfp4
+from ggufmix.errors import OutlierError, SourceError
+from ggufmix.int4 import MXFP4, repack_mxfp4, widen
 from ggufmix.sources import open_checkpoint, presented
 
 KIND = gguf.GGMLQuantizationType.MXFP4
+Q8 = gguf.GGMLQuantizationType.Q8_0
 
 
 def made(*outer: int, groups: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +86,55 @@ def test_every_tier_and_every_code() -> None:
     both = np.concatenate([apart[:, :, 1:] & 15, apart[:, :, 1:] >> 4], axis=-1)
     pairs = np.stack([codes & 15, codes >> 4], axis=-1).reshape(255, 16, 32)
     np.testing.assert_array_equal(both, pairs)
+
+
+def scaled(scale: int, rows: int = 16) -> np.ndarray:
+    """Blocks of MXFP4 with one scale: all pairs of codes, and random ones; (rows, 4 * 17)."""
+    rng = np.random.default_rng(scale)
+    codes = rng.integers(0, 256, (rows, 4, 16), dtype=np.uint8)
+    codes[:, 0] = np.arange(rows * 16, dtype=np.uint8).reshape(rows, 16)
+    codes[:, 1] &= 0x99  # nothing but 0, 1 and their negatives
+    scales = np.full((rows, 4), scale, np.uint8)
+    return repack_mxfp4(codes.reshape(rows, 64), scales)
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_what_q8_0_holds_of_every_scale(tier: str) -> None:
+    """Codes and scales go into Q8_0: the gguf package decodes both to the same values wherever a
+    float16 can be the scale, or one that codes of a byte reach from. Values below are off by no
+    more than 2^-25, counted, and found as the nearest multiples of the least float16 are.
+    """
+    for scale in range(104, 147):
+        blocks = scaled(scale)
+        wide, rounded, flushed = widen(blocks, MXFP4, tier=tier)
+        exact = gguf.quants.dequantize(blocks, KIND)
+        np.testing.assert_array_equal(gguf.quants.dequantize(wide, Q8), exact)
+        assert (rounded, flushed) == (0, 0)
+    for scale in range(104):
+        blocks = scaled(scale)
+        wide, rounded, flushed = widen(blocks, MXFP4, tier=tier)
+        exact = gguf.quants.dequantize(blocks, KIND).astype(np.float64)
+        nearest = np.rint(exact * 2.0**24) / 2**24
+        np.testing.assert_array_equal(gguf.quants.dequantize(wide, Q8), nearest)
+        apart, whole = nearest.reshape(-1, 32), exact.reshape(-1, 32)
+        lost = (apart != whole).any(axis=1)
+        assert rounded == lost.sum()
+        assert flushed == (lost & ~apart.any(axis=1)).sum()
+        assert rounded > 0
+
+
+@pytest.mark.parametrize("tier", tiers())
+def test_what_q8_0_does_not_hold(tier: str) -> None:
+    """A scale of 2^20: refused, with its place; before codes that are zero it means nothing."""
+    blocks = scaled(120).reshape(16, 4, 17)
+    blocks[5, 2, 0] = 147
+    with pytest.raises(OutlierError, match=r"a scale of 2\^20 is more") as caught:
+        widen(blocks.reshape(16, -1), MXFP4, tier=tier)
+    assert (caught.value.row, caught.value.column) == (5, 64)
+    blocks[5, 2, 1:] = 0x80  # zero, and minus zero
+    wide, rounded, _ = widen(blocks.reshape(16, -1), MXFP4, tier=tier)
+    assert rounded == 0
+    assert not wide.reshape(16, 4, -1)[5, 2].any()
 
 
 BAD = {
