@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "report": {"errors"},
     "progress": {"errors", "report"},
     "runtime": {"errors"},
-    "evaluating": {"errors", "runtime"},
+    "evaluating": {"container", "errors", "runtime"},
     "mending": {"checksums", "container", "errors", "rules", "sources", "writing"},
     "inspection": NOUNS | {"models", "sources"},
     "outline": LEAVES,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EvaluationError, UsageError
+from ..container import read_header
+from ..errors import EvaluationError, SourceError, UsageError
 from . import base as saved_base
 from .scores import Logits, Positions, Scores, compare, joined
 
@@ -83,10 +84,25 @@ def _opened(path: Path, ctx: int, threads: int | None) -> Llama:
 
     if not path.is_file():
         raise UsageError(f"{path}: expected a GGUF file, there is none")
+    if _is_draft(path):  # llama.cpp loads it, and dies of the blocks that are not there
+        raise UsageError(
+            f"{path}: a draft head alone (MTP) says nothing without its model",
+            hint="give the file of the model: drafts never change what it says",
+        )
     try:
         return Llama(path, ctx, threads=threads)
     except RuntimeError as error:
         raise EvaluationError(f"{path}: {error}") from error
+
+
+def _is_draft(path: Path) -> bool:
+    """Whether a file has blocks of multi-token prediction, and no first one in front of them."""
+    try:
+        with path.open("rb") as file:
+            names = [t.name for t in read_header(file, path.stat().st_size, path.name).tensors]
+    except (OSError, SourceError):
+        return False  # llama.cpp says what is wrong
+    return any(".nextn." in n for n in names) and not any(n.startswith("blk.0.") for n in names)
 
 
 def _check_vocabulary(path: Path, here: int, base: Path, there: int) -> None:

@@ -27,7 +27,7 @@ from tokenizer import ranks
 from verify.files import anonymous, data_of, head_of, rebuilt
 
 import ggufmix
-from ggufmix import outline, proof, review
+from ggufmix import evaluating, outline, proof, review
 from ggufmix.errors import UsageError
 from ggufmix.inspection import inspect
 from ggufmix.pipeline import Options
@@ -163,6 +163,21 @@ def test_a_draft_head_that_runs(drafting: Path, tmp_path: Path) -> None:
     drafts = [drafted(f, tokens, hidden) for f in (whole, head, taken)]
     np.testing.assert_array_equal(drafts[0], drafts[1])
     np.testing.assert_array_equal(drafts[0], drafts[2])
+
+
+def test_a_draft_head_alone_is_not_evaluated(drafting: Path, heldout: str, tmp_path: Path) -> None:
+    """llama.cpp loads it and dies; `eval` says what it is before that. The model with its head, and
+    without, says the same.
+    """
+    whole, rest, head = (tmp_path / f"{n}.gguf" for n in ("whole", "rest", "head"))
+    ggufmix.convert(drafting, whole)
+    ggufmix.convert(drafting, rest, options=Options(mtp=False))
+    ggufmix.convert(drafting, head, options=Options(component="mtp"))
+    with pytest.raises(UsageError, match=r"head\.gguf: a draft head alone \(MTP\) says nothing"):
+        evaluating.evaluate(head, heldout, 128)
+    scores = evaluating.evaluate(whole, heldout, 128, base=rest, windows=2).summary()
+    assert scores["kld"] < 1e-9
+    assert scores["ppl"] == scores["base_ppl"]
 
 
 @pytest.mark.parametrize("fuse", [False, True])
