@@ -82,8 +82,9 @@ def _divided(output: Output) -> tuple[dict[str, Planned], list[Division]]:
     numbers = None
     if output.homes:
         home = {name: number for number, name in enumerate(output.homes)}
-        tensors.sort(key=lambda t: home[t.placed.tensor.file])
-        numbers = [home[t.placed.tensor.file] for t in tensors]
+        first = {t.name: home[t.placed.tensor.origin(0).file] for t in tensors}
+        tensors.sort(key=lambda t: first[t.name])
+        numbers = [first[t.name] for t in tensors]
     items = [Item(t.name, t.shape, t.encoder.format.id, t.n_bytes) for t in tensors]
     values = output.plan.values
     if output.limits is None and numbers is None:
