@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .. import checksums
 from ..planning import Plan, Planned
+from ..tensor import Tensor
 from ..writing import Extent, Part, Sums
 from ..writing.encoding import Encoding, Target, encodings
 from .dividing import Division, Item, Limits, divide, whole
@@ -82,9 +83,10 @@ def _divided(output: Output) -> tuple[dict[str, Planned], list[Division]]:
     numbers = None
     if output.homes:
         home = {name: number for number, name in enumerate(output.homes)}
-        first = {t.name: home[t.placed.tensor.origin(0).file] for t in tensors}
-        tensors.sort(key=lambda t: first[t.name])
-        numbers = [first[t.name] for t in tensors]
+        # of one joined out of two parts the second: so it stays in its place among the others
+        lies = {t.name: home[_last(t).file] for t in tensors}
+        tensors.sort(key=lambda t: lies[t.name])
+        numbers = [lies[t.name] for t in tensors]
     items = [Item(t.name, t.shape, t.encoder.format.id, t.n_bytes) for t in tensors]
     values = output.plan.values
     if output.limits is None and numbers is None:
@@ -94,6 +96,11 @@ def _divided(output: Output) -> tuple[dict[str, Planned], list[Division]]:
     if output.folder is not None and len(divisions) > 1:
         divisions = [replace(d, path=output.folder / d.path.name) for d in divisions]
     return {t.name: t for t in tensors}, divisions
+
+
+def _last(tensor: Planned) -> Tensor:
+    """Where its last row comes from."""
+    return tensor.placed.tensor.origin(tensor.placed.tensor.n_rows - 1)
 
 
 def _sealed(division: Division, order: Sequence[tuple[str, int]], sums: Sums) -> bytes:
