@@ -47,6 +47,7 @@ class Result:
     inexact  packed weights, by name in the source: groups whose scale float16 does not hold
     resumed  tensors that an earlier run had written
     damaged  names of tensors that it had written, but whose bytes had changed since: written again
+    skipped  nothing was written: it was there
     """
 
     paths: tuple[Path, ...]
@@ -55,6 +56,7 @@ class Result:
     inexact: Mapping[str, int] = field(default_factory=dict)
     resumed: int = 0
     damaged: Sequence[str] = ()
+    skipped: bool = False
 
     @property
     def measured(self) -> dict[str, Measures]:
@@ -181,20 +183,29 @@ def convert_each(
             check_readable(src, one, model)
         work = Work(
             str(src),
-            tuple(outputs.place(str(src), template, *pair) for pair in zip(asked, made, strict=True)),
+            tuple(
+                outputs.place(str(src), template, *pair) for pair in zip(asked, made, strict=True)
+            ),
             asked,
             how.get("split"),
             how.get("keep_split", False),
             how.get("verify", False),
         )
         layout = outputs.laid_out(work, made, model)
-        if how.get("skip_existing"):
-            there = [all(layout.parts[n].path.exists() for n in own) for own in layout.of]
-            wanted = [n for n, exist in enumerate(there) if not exist]
-            if not wanted:
-                return []
+        results = [
+            Result(tuple(layout.parts[n].path for n in own), one, skipped=True)
+            for one, own in zip(made, layout.of, strict=True)
+        ]
+        wanted = [
+            number
+            for number, result in enumerate(results)
+            if not (how.get("skip_existing") and all(path.exists() for path in result.paths))
+        ]
+        if len(wanted) < len(made):
             work, made = work.only(wanted), [made[n] for n in wanted]
             layout = outputs.laid_out(work, made, model)
+        if not wanted:
+            return results
         for part in layout.parts:
             _check_apart(part.path, model)
         announce = how.get("planned")
@@ -217,12 +228,16 @@ def convert_each(
             scanning.count_inexact(model.packed)  # this run has not read all of them
         inexact = {p.name: n for p in model.packed if (n := p.inexact())}
     found = by_part(layout.jobs, written.found)
-    results = []
-    for one, own in zip(made, layout.of, strict=True):
+    for number, one, own in zip(wanted, made, layout.of, strict=True):
         of_all = {name: counts for n in own for name, counts in found.get(n, {}).items()}
-        in_order = {t.name: of_all[t.name] for t in one.tensors if t.name in of_all}
-        paths = tuple(layout.parts[n].path for n in own)
-        results.append(Result(paths, one, in_order, inexact, written.resumed, written.damaged))
+        results[number] = Result(
+            results[number].paths,
+            one,
+            {t.name: of_all[t.name] for t in one.tensors if t.name in of_all},
+            inexact,
+            written.resumed,
+            written.damaged,
+        )
     return results
 
 

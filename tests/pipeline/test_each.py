@@ -266,10 +266,13 @@ def test_an_output_that_is_there(example: Path, tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"q6_k\.gguf exists"):
         ggufmix.convert_each(example, template, ["q8_0", "q6_k"])
     assert [p.name for p in tmp_path.iterdir()] == ["q6_k.gguf"]
-    (made,) = ggufmix.convert_each(example, template, ["q8_0", "q6_k"], skip_existing=True)
-    assert made.paths == (tmp_path / "q8_0.gguf",)
+    both = ggufmix.convert_each(example, template, ["q8_0", "q6_k"], skip_existing=True)
+    assert [result.skipped for result in both] == [False, True]
+    assert both[0].paths == (tmp_path / "q8_0.gguf",)
+    assert len(both[0].found) == len(both[0].plan.tensors)
     assert (tmp_path / "q6_k.gguf").read_bytes() == b"precious"
-    assert ggufmix.convert_each(example, template, ["q8_0", "q6_k"], skip_existing=True) == []
+    both = ggufmix.convert_each(example, template, ["q8_0", "q6_k"], skip_existing=True)
+    assert [result.skipped for result in both] == [True, True]
     ggufmix.convert_each(example, template, ["q8_0", "q6_k"], overwrite=True)
     assert gguf.GGUFReader(tmp_path / "q6_k.gguf").tensors
 
