@@ -4,13 +4,21 @@
                            XXH64 with seed 0 of the tensor's data, padding left out. In the first
                            part of a split file: one for each tensor of all parts, part after part;
                            the other parts have none
+    ggufmix.tensor.source.xxh3   array of UINT64, as many and where the first one is: what the data
+                           were made from. Of each band of rows XXH3-64, as the encoder took them
+                           (after all transforms; stored blocks where those were copied), the seed
+                           being the number of the band's first row; added up, modulo 2^64
+    ggufmix.tensor.method.xxh3   array of UINT64, as many: what with. Of each matrix XXH3-64, the
+                           seed being its number, of ggufmix's version, the encoder, dtype or type
+                           of the rows, and the importance of the columns; added up, modulo 2^64
     ggufmix.header.xxh64   UINT64: XXH64 with seed 0 of all bytes in front of the tensor data, the
                            padding included, as they are in the file but for the eight bytes of this
                            very value, which count as zeros. In every part of a split file
 
-The numbers of tensors are those that llama.cpp's `gguf-hash --xxh64` prints. A plan holds zeros for
-all of them (`reserved`); the writer fills them in when the data is on disk (`sealed`). Padding
-between tensors has no checksum: it is zeros.
+The checksums of tensors are those that llama.cpp's `gguf-hash --xxh64` prints. Two tensors of one
+source number and one method number have the same data: `convert --reuse` copies them. A plan holds
+zeros for all numbers (`reserved`); the writer fills them in when the data is on disk (`sealed`).
+Padding between tensors has no checksum: it is zeros.
 """
 
 # SPDX-License-Identifier: MIT
@@ -19,6 +27,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import xxhash
 from gguf import GGUFValueType
@@ -26,29 +35,35 @@ from gguf import GGUFValueType
 from .container import Value, array, value_at
 
 TENSORS = "ggufmix.tensor.xxh64"
+SOURCES = "ggufmix.tensor.source.xxh3"
+METHODS = "ggufmix.tensor.method.xxh3"
 HEADER = "ggufmix.header.xxh64"
+ARRAYS = (TENSORS, SOURCES, METHODS)
+"""A number for each tensor."""
 
 
 def reserved(n_tensors: int) -> dict[str, Value]:
     """The key-values as a plan has them: room for the numbers."""
-    return {
-        TENSORS: array(GGUFValueType.UINT64, [0] * n_tensors),
-        HEADER: Value(GGUFValueType.UINT64, 0),
-    }
+    room = {key: array(GGUFValueType.UINT64, [0] * n_tensors) for key in ARRAYS}
+    return {**room, HEADER: Value(GGUFValueType.UINT64, 0)}
 
 
 def sealed(
-    header: bytes, values: Mapping[str, Value], tensors: Sequence[int] | None = None
+    header: bytes,
+    values: Mapping[str, Value],
+    numbers: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> bytes:
     """The header with its numbers filled in, as far as it has room for them.
 
     header   as `container.header` makes it of `values`, padding included
-    tensors  checksums, as many as `values` has room for; None: those that are in it stay
+    numbers  by their key, as many as `values` has room for; those of other keys stay
     """
     made = bytearray(header)
-    if TENSORS in values and tensors is not None:
-        assert len(values[TENSORS].data) == len(tensors), "as many sums as the plan has tensors"
-        struct.pack_into(f"<{len(tensors)}Q", made, value_at(values, TENSORS), *tensors)
+    for key, of_tensors in numbers.items():
+        if key in values:
+            n = len(of_tensors)
+            assert len(values[key].data) == n, "as many numbers as the plan has tensors"
+            struct.pack_into(f"<{n}Q", made, value_at(values, key), *of_tensors)
     if HEADER in values:
         struct.pack_into("<Q", made, value_at(values, HEADER), of_header(made, values))
     return bytes(made)

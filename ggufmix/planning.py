@@ -130,9 +130,11 @@ class Plan:
         """The bytes in front of the tensor data."""
         return header(self.values, (_info(t) for t in self.tensors), self.alignment)
 
-    def sealed(self, sums: Sequence[int]) -> bytes:
-        """The same with the checksums of the tensors, in their order, and its own."""
-        return checksums.sealed(self.header, self.values, sums)
+    def sealed(self, numbers: Mapping[str, Sequence[int]]) -> bytes:
+        """The same with `numbers` of the tensors, in their order, by `checksums.ARRAYS`, and its
+        own checksum.
+        """
+        return checksums.sealed(self.header, self.values, numbers)
 
     @property
     def alignment(self) -> int:

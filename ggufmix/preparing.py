@@ -26,7 +26,8 @@ from .planning import Plan
 from .profiling import stage
 from .tensor import Placed
 from .wishes import Settled, Wishes, gather, settle
-from .writing.encoding import Scanned, by_part, scannings
+from .writing.encoding import by_part
+from .writing.scans import Scanned, scannings
 
 Forced = Sequence[tuple[str, str, str]]
 """Name, encoder and reason of tensors for which a scan has found them."""
@@ -78,8 +79,8 @@ def prepared_each(
         ordered = planning.in_order(model.tensors)
         facts = _facts(model, imatrix=importance is not None)
         deciding = [
-            _Deciding.of(one, *choices, model, ordered, facts, importance)
-            for one, choices in zip(asked, chosen, strict=True)
+            _Deciding.of(one, choices, wishes, model, ordered, facts, importance)
+            for one, (choices, wishes) in zip(asked, chosen, strict=True)
         ]
         plans = [
             d.plan({name: (encoder(kind), reason) for name, kind, reason in known})
@@ -126,6 +127,8 @@ class _Deciding:
         facts: rules.Facts,
         importance: imatrix.Imatrix | None,
     ) -> _Deciding:
+        if choices.recipe.name == rules.AUTO:
+            choices = replace(choices, recipe=rules.recipe(rules.as_stored(model.tensors)))
         values = dict(model.values)
         values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
         values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)

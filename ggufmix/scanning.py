@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from .codecs import Encoder, encoder
 from .errors import InexactError, OutlierError
 from .sources import Packed
-from .writing.encoding import BAND_BYTES, Counts, Scanned
+from .writing.encoding import BAND_BYTES, Counts
+from .writing.scans import Scanned
 
 
 def forced(

@@ -106,7 +106,7 @@ def prepare(path: Path, edit: Edit) -> Change:
     after |= edit.set
     new, filled = _of_size(after, found, len(old))
     if _is_sound(found.values, old):  # else a damaged header would pass for a sound one
-        new = _sealed(new, filled)
+        new = checksums.sealed(new, filled)
     return Change(path, found.values, filled, len(new) == len(old), old, new)
 
 
@@ -135,13 +135,6 @@ def _is_sound(values: Mapping[str, Value], raw: bytes) -> bool:
     """Whether a header is what its checksum says, as far as it has one."""
     stated = values.get(checksums.HEADER)
     return stated is None or stated.data == checksums.of_header(raw, values)
-
-
-def _sealed(new: bytes, values: Mapping[str, Value]) -> bytes:
-    if checksums.HEADER not in values:
-        return new
-    tensors = values[checksums.TENSORS].data if checksums.TENSORS in values else ()
-    return checksums.sealed(new, values, tensors)
 
 
 def apply(change: Change, *, progress: Progress | None = None) -> None:

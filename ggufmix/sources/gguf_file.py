@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
+from gguf import GGUFValueType
 from numpy.typing import NDArray
 
 from .. import checksums
@@ -135,6 +136,21 @@ class GgufFile(OfFolder):
         )
         self.files = tuple(SourceFile(part, min(head.data_at, part.size)) for part, head in parts)
         self._parts = parts
+
+    def numbers(self, key: str) -> dict[str, int] | None:
+        """What an array of `checksums.ARRAYS` says of each tensor, by name; None where it is not
+        there, or is none of as many numbers as there are tensors.
+        """
+        stated = self.values.get(key)
+        if stated is None or stated.item is not GGUFValueType.UINT64:
+            return None
+        if len(stated.data) != len(self.tensors):
+            return None
+        return dict(zip(self.tensors, stated.data, strict=True))
+
+    def unsealed(self) -> list[str]:
+        """Names of the files whose header has no checksum."""
+        return [part.name for part, head in self._parts if checksums.HEADER not in head.values]
 
     def broken_seals(self) -> list[str]:
         """Names of the files whose header is not what its own checksum says."""

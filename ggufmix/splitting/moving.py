@@ -134,12 +134,9 @@ def _move(
                     f"{division.path}: expected another file than the source",
                     hint="give another name with -o",
                 )
-    stated = file.values.get(checksums.TENSORS)
-    known: dict[str, int] = {}
-    if stated is not None and len(stated.data) == len(file.tensors):
-        known = dict(zip(file.tensors, stated.data, strict=True))
+    known = file.numbers(checksums.TENSORS) or {}
 
-    def sealed(division: Division, sums: Sums) -> bytes:
+    def sealed(division: Division, sums: Sums, _: Mapping[str, Nothing]) -> bytes:
         _compare(file.where, known, sums)
         return checksums.sealed(division.header, division.values)
 

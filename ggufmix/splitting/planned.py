@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from .. import checksums
 from ..planning import Plan, Planned
 from ..tensor import Tensor
 from ..writing import Extent, Part, Sums
-from ..writing.encoding import Encoding, Target, encodings
+from ..writing.encoding import Counts, Each, Encoding, Target, encodings
 from .dividing import Division, Item, Limits, divide, whole
 
 
@@ -103,8 +103,17 @@ def _last(tensor: Planned) -> Tensor:
     return tensor.placed.tensor.origin(tensor.placed.tensor.n_rows - 1)
 
 
-def _sealed(division: Division, order: Sequence[tuple[str, int]], sums: Sums) -> bytes:
-    """The header of a part; the first one has the checksums of the tensors of all of them."""
-    return checksums.sealed(
-        division.header, division.values, [sums[job][slot] for job, slot in order]
-    )
+def _sealed(
+    division: Division,
+    order: Sequence[tuple[str, int]],
+    sums: Sums,
+    found: Mapping[str, Each[Counts]],
+) -> bytes:
+    """The header of a part; the first one has the numbers of the tensors of all of them."""
+    counts = [found[job].of[slot] for job, slot in order]
+    numbers = {
+        checksums.TENSORS: [sums[job][slot] for job, slot in order],
+        checksums.SOURCES: [of_tensor.source for of_tensor in counts],
+        checksums.METHODS: [of_tensor.method for of_tensor in counts],
+    }
+    return checksums.sealed(division.header, division.values, numbers)

@@ -15,7 +15,7 @@ from .reading import Part
 PADDING = "ggufmix.padding"
 _FINGERPRINTS = "ggufmix.source.fingerprints"
 _REVISIONS = "ggufmix.source.revisions"
-_PLACES = ("ggufmix.source.", PADDING, "split.", checksums.TENSORS, checksums.HEADER)
+_PLACES = ("ggufmix.source.", PADDING, "split.", *checksums.ARRAYS, checksums.HEADER)
 """Beginnings of keys that do not follow from a plan, or are looked at in another way."""
 
 
@@ -60,8 +60,8 @@ def differences(parts: Sequence[Part], planned: Plan) -> tuple[list[str], list[s
     elif _other_place(values, planned):
         pass  # the header says where the source lay: its bytes are others, its keys were compared
     elif not problems and not warnings and len(parts) == 1 and PADDING not in values:
-        stated = values.get(checksums.TENSORS)
-        if stated is not None and planned.sealed(stated.data) != parts[0].raw:
+        stated = {key: values[key].data for key in checksums.ARRAYS if key in values}
+        if len(stated) == len(checksums.ARRAYS) and planned.sealed(stated) != parts[0].raw:
             problems.append(f"{parts[0].name}: its header has other bytes than convert writes")
     return problems, warnings
 

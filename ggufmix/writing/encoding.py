@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -14,11 +14,18 @@ from numpy.typing import NDArray
 
 from .. import int4
 from ..codecs import Encoded, decode, encode_band
-from ..errors import ImportanceError, InexactError, NotFiniteError, OutlierError, ValueAtError
+from ..errors import (
+    ImportanceError,
+    NotFiniteError,
+    OutlierError,
+    SourceError,
+    ValueAtError,
+)
 from ..measures import Measures, measure
 from ..planning import Planned
 from ..profiling import phase
 from ..tensor import DTYPE_NAMES, Tensor
+from . import origins
 from .jobs import Extent, F, Made, Piece
 
 BAND_BYTES = 2 << 20
@@ -43,6 +50,7 @@ class Counts:
     flushed    blocks whose scale went to zero
     wiped      blocks in which one value drowned all others
     groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
+    source     number of what they were made from, `method` of what with: see `origins`
     measures   of the source's values and what they were written as, where that was asked for; of
                blocks that are moved exactly only how many values they have
     """
@@ -52,6 +60,8 @@ class Counts:
     recovered: int = 0
     groups: int = 0
     measures: Measures = NOT_MEASURED
+    source: int = 0
+    method: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         """Both; `other` comes after."""
@@ -61,28 +71,8 @@ class Counts:
             self.recovered + other.recovered,
             self.groups + other.groups,
             self.measures + other.measures,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Scanned:
-    """What a scan found in bands of a tensor.
-
-    counts   of what could be encoded
-    outlier  the first value that no block holds
-    inexact  the first packed group whose scale no block holds
-    """
-
-    counts: Counts = Counts()
-    outlier: OutlierError | None = None
-    inexact: InexactError | None = None
-
-    def __add__(self, other: Scanned) -> Scanned:
-        """Both; `other` comes after."""
-        return Scanned(
-            self.counts + other.counts,
-            self.outlier if self.outlier is not None else other.outlier,
-            self.inexact if self.inexact is not None else other.inexact,
+            (self.source + other.source) % origins.MODULO,
+            (self.method + other.method) % origins.MODULO,
         )
 
 
@@ -99,10 +89,14 @@ class Each(Generic[F]):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a tensor becomes in one file, and where."""
+    """What a tensor becomes in one file, and where.
+
+    ready  another file that has the same data: they are copied
+    """
 
     planned: Planned
     extent: Extent
+    ready: origins.Ready | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +163,27 @@ class Encoding:
         pieces: list[Piece] = []
         found = [Counts()] * len(self.targets)
         for planned, numbers in self.kinds:
-            blocks, counts = encoded(planned, rows, measuring=self.measuring)
+            ready = self.targets[numbers[0]].ready
+            if ready is not None:
+                blocks, counts = _taken(planned, ready, rows, measuring=self.measuring)
+            else:
+                blocks, counts = encoded(planned, rows, measuring=self.measuring)
+                counts = _with_origin(counts, planned, rows)
             for number in numbers:
                 at = start * planned.row_bytes
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
                 found[number] = counts
         return Made(pieces, Each(tuple(found)))
+
+    def check(self, sums: tuple[int, ...]) -> None:
+        """Raise SourceError where data that were ready are not those they were to be."""
+        for target, got in zip(self.targets, sums, strict=True):
+            if target.ready is not None and target.ready.sum != got:
+                raise SourceError(
+                    f"{target.ready.where}: {target.planned.name}: changed while it was copied: "
+                    f"expected XXH64 {target.ready.sum:016x}, got {got:016x}",
+                    hint="without --reuse, or with it once more, nothing of it is taken unseen",
+                )
 
 
 def bands_of(tensor: Tensor) -> Iterator[tuple[int, int]]:
@@ -193,6 +202,8 @@ class Rows:
     def __init__(self, tensor: Tensor, start: int, stop: int) -> None:
         self.tensor, self.start, self.stop = tensor, start, stop
         self._values: NDArray[Any] | None = None
+        self._blocks: NDArray[np.uint8] | None = None
+        self._sources: dict[bool, int] = {}
 
     @property
     def values(self) -> NDArray[Any]:
@@ -205,8 +216,25 @@ class Rows:
     @property
     def blocks(self) -> NDArray[np.uint8]:
         """As they are stored."""
-        with phase("transforming"):
-            return self.tensor.blocks(self.start, self.stop)
+        if self._blocks is None:
+            with phase("transforming"):
+                self._blocks = self.tensor.blocks(self.start, self.stop)
+        return self._blocks
+
+    def source(self, *, as_blocks: bool) -> int:
+        """`origins.source` of the values, or of the blocks."""
+        if as_blocks not in self._sources:
+            taken = self.blocks if as_blocks else self.values
+            with phase("hashing"):
+                taken = np.ascontiguousarray(taken)
+                self._sources[as_blocks] = origins.source(taken, self.start)
+        return self._sources[as_blocks]
+
+    def first(self) -> Rows:
+        """The first of them, read with the others."""
+        one = Rows(self.tensor, self.start, self.start + 1)
+        one._values = self.values[:1]
+        return one
 
 
 def encoded(
@@ -240,9 +268,29 @@ def encoded(
     return band.blocks, found
 
 
-def _widened(
-    planned: Planned, rows: Rows, *, measuring: bool
+def _with_origin(found: Counts, planned: Planned, rows: Rows) -> Counts:
+    """What was found in a band, with its share in what the tensor follows from."""
+    source = rows.source(as_blocks=planned.copied or planned.widened)
+    matrix, begun = divmod(rows.start, rows.tensor.matrix_rows)
+    method = origins.method(planned, matrix) if not begun else 0
+    return replace(found, source=source, method=method)
+
+
+def _taken(
+    planned: Planned, ready: origins.Ready, rows: Rows, *, measuring: bool
 ) -> tuple[NDArray[np.uint8], Counts]:
+    """A band as another file has it."""
+    blocks = ready.stored.raw(rows.start, rows.stop)
+    found = Counts(source=ready.source, method=ready.method) if not rows.start else Counts()
+    if measuring:
+        values = rows.values
+        with phase("measuring"):
+            written = decode(blocks, planned.encoder.format)
+            found = replace(found, measures=measure(values, written, row=rows.start))
+    return blocks, found
+
+
+def _widened(planned: Planned, rows: Rows, *, measuring: bool) -> tuple[NDArray[np.uint8], Counts]:
     """A band whose codes and scales go into blocks of another format."""
     blocks, stored = rows.blocks, rows.tensor.format
     assert stored is not None
@@ -276,60 +324,6 @@ def _placed(error: E, planned: Planned, row: int) -> E:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Scanning:
-    """The same with nothing to write: what no block holds is found, not raised."""
-
-    of: Encoding
-
-    @property
-    def name(self) -> str:
-        """That of the job."""
-        return self.of.name
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of the rows that are read."""
-        return self.of.source_bytes
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all matrices."""
-        return self.of.n_rows
-
-    @property
-    def extents(self) -> tuple[Extent, ...]:
-        """None."""
-        return ()
-
-    def bands(self) -> Iterator[tuple[int, int]]:
-        """Those of the job."""
-        return self.of.bands()
-
-    def memory(self, start: int, stop: int) -> int:
-        """That of the job."""
-        return self.of.memory(start, stop)
-
-    def make(self, start: int, stop: int) -> Made[Each[Scanned]]:
-        """What is found in rows start..stop."""
-        rows = Rows(self.of.tensor, start, stop)
-        found = [Scanned()] * len(self.of.targets)
-        for planned, numbers in self.of.kinds:
-            scanned = _scanned(planned, rows)
-            for number in numbers:
-                found[number] = scanned
-        return Made((), Each(tuple(found)))
-
-
-def _scanned(planned: Planned, rows: Rows) -> Scanned:
-    try:
-        return Scanned(encoded(planned, rows)[1])
-    except OutlierError as error:
-        return Scanned(outlier=error)
-    except InexactError as error:
-        return Scanned(inexact=error)
-
-
 def encodings(targets: Iterable[Target], *, measuring: bool = False) -> list[Encoding]:
     """The jobs that fill targets, in the order in which tensors come first: one for each tensor."""
     groups: dict[tuple[str, int], list[Target]] = {}
@@ -343,12 +337,6 @@ def encodings(targets: Iterable[Target], *, measuring: bool = False) -> list[Enc
         own = name if forms[name] == 1 else f"{name} #{forms[name]}"
         jobs.append(Encoding(own, tuple(group), measuring))
     return jobs
-
-
-def scannings(plans: Sequence[Sequence[Planned]]) -> list[Scanning]:
-    """The jobs of a scan for the tensors of some plans."""
-    targets = (Target(t, Extent(t.offset, t.n_bytes, n)) for n, p in enumerate(plans) for t in p)
-    return [Scanning(job) for job in encodings(targets)]
 
 
 def by_part(jobs: Iterable[Encoding], found: Mapping[str, Each[F]]) -> dict[int, dict[str, F]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 
 class Found(Protocol):
@@ -101,6 +101,14 @@ class Weighing(Protocol):
         """Bytes that a band takes while it is made."""
 
 
+@runtime_checkable
+class Checking(Protocol):
+    """A job that knows what its data must be."""
+
+    def check(self, sums: tuple[int, ...]) -> None:
+        """Raise where the checksums of its extents are not the right ones."""
+
+
 Sums = Mapping[str, tuple[int, ...]]
 """XXH64 (seed 0) of the data in each extent of each job, by the name of the job."""
 
@@ -113,13 +121,13 @@ class Part:
     header  its first bytes, as planned
     size    of the whole file, in bytes; what neither header nor jobs fill is zeros
     sealed  gives the header that is written, of the same length, when the sums of all jobs are
-            known; by default the header as it was planned
+            known, and what they found; by default the header as it was planned
     """
 
     path: Path
     header: bytes
     size: int
-    sealed: Callable[[Sums], bytes] | None = None
+    sealed: Callable[[Sums, Mapping[str, Any]], bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

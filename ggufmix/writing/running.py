@@ -13,7 +13,7 @@ from typing import Generic
 from ..errors import UsageError
 from ..profiling import following, phase
 from .hashing import Hasher
-from .jobs import F, Job, Made, Part, Piece, Weighing
+from .jobs import Checking, F, Job, Made, Part, Piece, Weighing
 
 UNDER_WAY_BYTES = 192 << 20
 """Of bands that are made but not yet handed in, unless one alone has more."""
@@ -199,7 +199,10 @@ class _Run(Generic[F]):
             with phase("hashing"):
                 self.hasher.add(job, made.pieces)
             if band.stop == job.n_rows:
-                self.ended(job, found, self.hasher.take())
+                sums = self.hasher.take()
+                if isinstance(job, Checking):
+                    job.check(sums)
+                self.ended(job, found, sums)
         worked = self.done + job.source_bytes * band.stop // job.n_rows
         if band.stop == job.n_rows:
             self.done = worked

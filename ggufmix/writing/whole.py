@@ -246,7 +246,7 @@ class _Writing(Generic[F]):
             else:
                 keeper.flush()
         for number, part in enumerate(self.parts):
-            header = part.header if part.sealed is None else part.sealed(self.sums)
+            header = part.header if part.sealed is None else part.sealed(self.sums, self.found)
             assert len(header) == len(part.header)
             out = self._file(number)
             places.put(out, header, 0)

@@ -17,7 +17,8 @@ from ggufmix.errors import NotFiniteError, OutlierError, WriteError
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
 from ggufmix.writing import encoding, places
-from ggufmix.writing.encoding import Counts, by_part, scannings
+from ggufmix.writing.encoding import Counts, by_part
+from ggufmix.writing.scans import scannings
 
 
 def plan(values: dict[str, np.ndarray], kind: str = "Q8_0") -> Plan:
