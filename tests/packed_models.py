@@ -1,5 +1,6 @@
 """Tiny checkpoints as others pack them: names and shapes of tests/checkpoints.py, the weights in
-MXFP4, GPTQ, AWQ, compressed-tensors' INT4 or NVFP4; and the same model with its values in float32.
+MXFP4, GPTQ, AWQ, compressed-tensors' INT4, INT8 or NVFP4; and the same model with its values in
+float32.
 """
 
 # SPDX-License-Identifier: MIT
@@ -115,6 +116,15 @@ def _int4(stem: str, rows: int, cols: int, seed: int) -> Made:
     return made, int4.unpacked(stem, made)
 
 
+def _int8(stem: str, rows: int, cols: int, seed: int) -> Made:
+    """A scale for each row; activations have none, as they are scaled token by token."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-128, 128, (rows, cols), dtype=np.int8)
+    scales = (_scale(cols) * rng.uniform(0.01, 0.02, (rows, 1))).astype(ml_dtypes.bfloat16)
+    made = {f"{stem}.weight": codes, f"{stem}.weight_scale": scales}
+    return made, codes * scales.astype(np.float32)
+
+
 def _experts_in_mxfp4(stem: str, *shape: int) -> Made:
     *outer, seed = shape
     codes, scales, values = packings.mxfp4(*outer, seed=seed)
@@ -153,6 +163,16 @@ _NVFP4 = {
     "format": "nvfp4-pack-quantized",
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4}}},
 }
+_INT8 = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "strategy": "channel", "symmetric": True, "type": "int"},
+        }
+    },
+}
 _GPTQ = packings.gptq_config(group_size=GROUP)
 PACKINGS = {
     "gpt-oss-mxfp4": Packing("gpt-oss", _experts_in_mxfp4, {"quant_method": "mxfp4"}, ".experts."),
@@ -162,6 +182,7 @@ PACKINGS = {
     ),
     "awq": Packing("qwen3", _awq, packings.AWQ_CONFIG | {"group_size": GROUP}),
     "int4": Packing("qwen3moe", _int4, int4.config()),
+    "int8": Packing("qwen3moe", _int8, _INT8),
     "nvfp4": Packing("qwen3moe", _nvfp4, _NVFP4, sizes={"moe_intermediate_size": 64}),
     "nvfp4-modelopt": Packing(
         "qwen3",

@@ -37,6 +37,7 @@ KINDS = {
     "gptq-v2-asymmetric": "Q8_0",
     "awq": "Q8_0",
     "int4": "Q4_0",
+    "int8": "Q8_0",
     "nvfp4": "NVFP4",
     "nvfp4-modelopt": "NVFP4",
     "kimi-k25": "Q4_0",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...tensor import Tensor
 from ..safetensors import StoredTensor
-from . import gptq, nvfp4
+from . import gptq, int8, nvfp4
 from .fp8 import CODES, SCALES, PackedFp8, block_of
 from .int4 import OTHERS, SCALE, SHAPE, WEIGHT, PackedInt4, scheme
 from .mxfp4 import BLOCKS, PackedMxfp4
@@ -96,6 +96,10 @@ def presented(
             stem = name.removesuffix(WEIGHT)
             packed[name] = PackedInt4(name, stored, about, on_inexact)
             used |= {name, *(stem + other for other in OTHERS)}
+        elif stored[name].stored == "I8" and _is_int8(name, stored):
+            packed[name] = int8.PackedInt8(name, stored, about, on_inexact)
+            stem = name.removesuffix(int8.WEIGHT)
+            used |= {name, *(stem + other for other in int8.OTHERS)}
         elif stored[name].stored in CODES:
             for scales in (name + ending for ending in SCALES if name + ending in stored):
                 packed[name] = PackedFp8(stored[name], stored[scales], block)
@@ -129,6 +133,11 @@ def presented(
 def _is_nvfp4(name: str, stored: Mapping[str, StoredTensor]) -> bool:
     scale = stored.get(name + nvfp4.SCALE)
     return stored[name].stored == "U8" and scale is not None and scale.stored == "F8_E4M3"
+
+
+def _is_int8(name: str, stored: Mapping[str, StoredTensor]) -> bool:
+    stem = name.removesuffix(int8.WEIGHT)
+    return stem != name and stem + int8.SCALE in stored
 
 
 def _check_orphan(tensor: StoredTensor, stored: Mapping[str, StoredTensor]) -> None:
