@@ -113,9 +113,9 @@ def opened(
     if config is not None or arch is not None:
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if suffix == ".gguf":
-        _keep_mtp(src, mtp=mtp)
         with sources.open_gguf(src) as file:
-            yield of_it.made(_of_gguf(file, pre=pre, model_name=model_name))
+            whole = _of_gguf(file, pre=pre, model_name=model_name)
+            yield of_it.made(whole if mtp else _without_mtp(src, whole))
         return
     with sources.open_checkpoint(src) as checkpoint:
         found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
@@ -221,11 +221,19 @@ def _of_images(checkpoint: sources.Checkpoint) -> dict[str, Any]:
     return found
 
 
-def _keep_mtp(where: str | os.PathLike[str], *, mtp: bool) -> None:
-    if not mtp:
-        raise UsageError(
-            f"{where}: --no-mtp is for checkpoints: here the blocks are numbered already"
-        )
+def _without_mtp(where: str | os.PathLike[str], whole: Placement) -> Placement:
+    """A GGUF file whose blocks of multi-token prediction are left out, if it has any."""
+    layers = models.mtp_layers(whole.arch, whole.values, whole.tensors)
+    rest = [p for p in whole.tensors if p.layer not in layers]
+    if layers and all(p.layer is None for p in rest):
+        raise UsageError(f"{where}: --no-mtp: this is a draft head alone, nothing would be left")
+    if not layers:
+        return whole
+    n = len(whole.tensors) - len(rest)
+    plural = "s" * (len(layers) != 1)
+    note = f"left out {n} tensors of {len(layers)} MTP block{plural}, as asked"
+    values = models.without_mtp(whole.arch, whole.values, len(layers))
+    return replace(whole, tensors=rest, values=values, notes=(*whole.notes, note))
 
 
 _OURS = ("split.", "ggufmix.")
@@ -271,7 +279,8 @@ def _of_listing(listing: Listing, config: Path | None, arch: str | None, mtp: bo
             whole=False,
             readable=False,
         )
-    _keep_mtp(listing.where, mtp=mtp)
+    if not mtp:
+        raise UsageError(f"{listing.where}: --no-mtp is for checkpoints and GGUF files")
     placed = by_name(listing.tensors)
     notes = []
     likely = architectures_of({p.role for p in placed}, listing.where)

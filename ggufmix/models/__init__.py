@@ -39,7 +39,7 @@ from .claims import Claims
 from .config import Config, architecture
 from .fused_experts import fuse_gate_up
 from .model import Model, Parameters
-from .mtp import draft_head, mtp_layers
+from .mtp import draft_head, mtp_layers, without_mtp
 from .outer_scales import with_outer_scales
 from .vision import VISION_CLASSES, place_vision, wrapper
 
@@ -53,6 +53,7 @@ __all__ = [
     "mtp_layers",
     "place",
     "place_vision",
+    "without_mtp",
 ]
 
 Place = Callable[[MODEL_ARCH, Config, Claims, bool], Model]

@@ -7,6 +7,9 @@ what a file of them alone holds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from gguf import Keys
 
 from ..container import Value
 from ..tensor import Placed
@@ -87,3 +90,28 @@ def draft_head(tensors: Sequence[Placed], layers: frozenset[int]) -> list[Placed
     it.
     """
     return [p for p in tensors if p.layer in layers or (p.layer is None and p.role in SHARED)]
+
+
+def without_mtp(arch: str, values: Mapping[str, Value], n_mtp: int) -> dict[str, Value]:
+    """The keys of a file whose last `n_mtp` blocks are left out: so many less are counted, and
+    arrays with an entry for each block lose theirs.
+    """
+    count, nextn, sections = (
+        key.format(arch=arch)
+        for key in (
+            Keys.LLM.BLOCK_COUNT,
+            Keys.LLM.NEXTN_PREDICT_LAYERS,
+            Keys.Rope.DIMENSION_SECTIONS,  # always four, and not of blocks
+        )
+    )
+    blocks = values[count].data if count in values else 0
+    made = {}
+    for key, value in values.items():
+        by_block = value.item is not None and key.startswith(f"{arch}.") and key != sections
+        if key == count:
+            made[key] = replace(value, data=blocks - n_mtp)
+        elif by_block and len(value.data) == blocks:
+            made[key] = replace(value, data=value.data[: blocks - n_mtp])
+        elif key != nextn:
+            made[key] = value
+    return made

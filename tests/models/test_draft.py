@@ -17,6 +17,7 @@ from drafting import drafted
 from plain_gguf import write_f32
 
 from ggufmix import models
+from ggufmix.container import i32s, u32
 from ggufmix.models import Model
 
 Placing = Callable[..., Model]
@@ -58,3 +59,31 @@ def test_layers_by_key_and_by_tensors(name: str, placed: Placing) -> None:
     assert models.mtp_layers(model.arch, model.values, []) == frozenset()
     without = placed(name, mtp=False)
     assert models.mtp_layers(without.arch, without.values, without.tensors) == frozenset()
+
+
+@pytest.mark.parametrize("name", WITH)
+def test_keys_without_the_blocks(name: str, placed: Placing) -> None:
+    """Of a file that has them, the keys without are those of a checkpoint without, in order."""
+    whole, without = placed(name), placed(name, mtp=False)
+    made = models.without_mtp(whole.arch, whole.values, whole.mtp_blocks)
+    assert list(made.items()) == list(without.values.items())
+
+
+def test_arrays_that_are_not_of_blocks() -> None:
+    """Four sections of positions stay four in a model of four blocks; so do arrays of others."""
+    four = i32s([11, 11, 10, 0])
+    values = {
+        "general.tags": i32s([1, 2, 3, 4]),
+        "qwen35.block_count": u32(4),
+        "qwen35.rope.dimension_sections": four,
+        "qwen35.attention.head_count_kv": i32s([0, 0, 2, 2]),
+        "qwen35.odd": i32s([1, 2]),
+        "qwen35.nextn_predict_layers": u32(1),
+    }
+    made = models.without_mtp("qwen35", values, 1)
+    assert made == {
+        **{k: values[k] for k in ("general.tags", "qwen35.rope.dimension_sections", "qwen35.odd")},
+        "qwen35.block_count": u32(3),
+        "qwen35.attention.head_count_kv": i32s([0, 0, 2]),
+    }
+    assert models.without_mtp("qwen35", {"x": four}, 1) == {"x": four}

@@ -32,6 +32,7 @@ from ggufmix.errors import UsageError
 from ggufmix.inspection import inspect
 from ggufmix.pipeline import Options
 from ggufmix.runtime import Llama, kl
+from ggufmix.splitting import Limits
 from ggufmix.tensor import BF16
 
 WITH = [name for name, case in CASES.items() if case.mtp]
@@ -163,6 +164,46 @@ def test_a_draft_head_that_runs(drafting: Path, tmp_path: Path) -> None:
     drafts = [drafted(f, tokens, hidden) for f in (whole, head, taken)]
     np.testing.assert_array_equal(drafts[0], drafts[1])
     np.testing.assert_array_equal(drafts[0], drafts[2])
+
+
+def test_blocks_left_out_of_a_gguf_file(drafting: Path, tmp_path: Path) -> None:
+    """As if the file had been converted without: key for key, byte for byte; and it verifies. Where
+    there are none nothing happens, and of a draft head nothing would be left.
+    """
+    names = ("whole", "rest", "taken", "again", "head")
+    whole, rest, taken, again, head = (tmp_path / f"{n}.gguf" for n in names)
+    without = Options(mtp=False)
+    ggufmix.convert(drafting, whole)
+    ggufmix.convert(drafting, rest, options=without)
+    made = ggufmix.convert(whole, taken, options=without)
+    assert "left out 20 tensors of 1 MTP block, as asked" in made.plan.notes
+    assert data_of(taken) == data_of(rest)
+    one, two = (anonymous(dict(head_of(f).values)) for f in (rest, taken))
+    del one["general.size_label"], two["general.size_label"]
+    assert one == two
+    assert proof.verify(taken, whole).grade == "GOOD"
+    with Llama(taken, mtp=True) as llama:
+        assert llama.n_vocab == 2048
+    ggufmix.convert(rest, again, options=without)
+    assert data_of(again) == data_of(rest)
+    ggufmix.convert(drafting, head, options=Options(component="mtp"))
+    with pytest.raises(UsageError, match="this is a draft head alone, nothing would be left"):
+        ggufmix.plan(head, options=without)
+
+
+@pytest.mark.parametrize("most", [1, 5, 8, 13])
+def test_fused_in_as_many_parts(example: Path, tmp_path: Path, most: int) -> None:
+    """Gate and up may lie in two parts of the source: the tensor that they become keeps its place
+    in the order.
+    """
+    ggufmix.convert(example, tmp_path / "x.gguf", split=Limits(tensors=most))
+    [first] = tmp_path.glob("x-00001-of-*.gguf")
+    fuse = Options(fuse_gate_up_exps=True)
+    made = ggufmix.convert(first, tmp_path / "y.gguf", options=fuse, keep_split=True)
+    assert len(made.paths) == len(list(tmp_path.glob("x-*.gguf")))
+    assert proof.verify(made.paths[0], first).grade == "GOOD"
+    with Llama(made.paths[0]) as llama:
+        assert llama.n_vocab == 2048
 
 
 def test_a_draft_head_alone_is_not_evaluated(drafting: Path, heldout: str, tmp_path: Path) -> None:
