@@ -3,6 +3,8 @@
 # make            lint, types and tests
 # make sanitize   kernel tests with sanitizers
 # make fuzz       every fuzzing target for FUZZ_SECONDS
+# make docs       the site, into docs/build, with warnings as errors
+# make serve      the same on http://localhost:8000, built anew as pages are changed
 # make bench      the tables of the documents, measured on this machine
 
 PYTHON ?= python3
@@ -12,8 +14,9 @@ PINNED := --constraint tests/constraints.txt
 FUZZ_SECONDS ?= 4
 READY := $(VENV)/.ready
 TOOLS := $(VENV)/.tools
+SITE := $(VENV)/.site
 
-.PHONY: all build lint types test sanitize fuzz demo bench clean
+.PHONY: all build lint types test sanitize fuzz demo docs serve bench clean
 
 all: lint types test
 
@@ -58,6 +61,17 @@ fuzz: $(TOOLS) build
 demo: build
 	$(BIN)/python examples/demo.py
 
+$(SITE): $(READY)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[docs]' $(PINNED)
+	touch $@
+
+docs: $(SITE)
+	$(BIN)/zensical build --strict --clean --config-file docs/zensical.toml
+	$(BIN)/python docs/check.py docs/build
+
+serve: $(SITE)
+	$(BIN)/zensical serve --config-file docs/zensical.toml
+
 bench: $(TOOLS) build
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/convert.py
@@ -65,4 +79,4 @@ bench: $(TOOLS) build
 	$(BIN)/python benchmarks/pipeline.py
 
 clean:
-	rm -rf $(VENV) build dist demo *.egg-info ggufmix/*.so
+	rm -rf $(VENV) build dist demo docs/build docs/.cache *.egg-info ggufmix/*.so
