@@ -219,6 +219,17 @@ def histogram(tensors: Sequence[Entry]) -> dict[str, tuple[int, int]]:
     return dict(sorted(counts.items(), key=lambda item: -item[1][1]))
 
 
+def types(tensors: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """Type -> tensors, weights and bytes, most bytes first."""
+    found: dict[str, dict[str, int]] = {}
+    for t in tensors:
+        entry = found.setdefault(t.type, {"tensors": 0, "weights": 0, "bytes": 0})
+        entry["tensors"] += 1
+        entry["weights"] += t.weights
+        entry["bytes"] += t.bytes
+    return dict(sorted(found.items(), key=lambda item: -item[1]["bytes"]))
+
+
 def bits_of(kind: str) -> float | None:
     """Bits per weight of a type by its name, None for one that is not known here."""
     found = FORMATS.get(kind)

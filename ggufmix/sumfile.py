@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from .writing import Progress, places
 
 NAME = "SHA256SUMS"
 _STEP_BYTES = 4 << 20
+_LINE = re.compile(rb"\\?([0-9a-f]{64}) [ *](.*)", re.DOTALL)
 
 
 def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
@@ -64,6 +66,23 @@ def _line(digest: str, name: str) -> bytes:
         told = told.replace(plain, escaped)
     mark = b"\\" if told != os.fsencode(name) else b""
     return mark + digest.encode() + b"  " + told + b"\n"
+
+
+def stated(path: Path) -> str | None:
+    """The digest, hexadecimal, that SHA256SUMS beside a file gives of it; None where it gives none,
+    or was last written before the file was. Raises WriteError where it cannot be read.
+    """
+    sums = path.parent / NAME
+    try:
+        lines = sums.read_bytes().split(b"\n")
+        older = sums.stat().st_mtime_ns < path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise WriteError(f"{sums}: {error.strerror}") from error
+    name = _line("0" * 64, path.name).lstrip(b"\\")[66:-1]
+    found = [m for line in lines if (m := _LINE.fullmatch(line)) is not None and m[2] == name]
+    return found[-1][1].decode() if found and not older else None
 
 
 def _kept(sums: Path, names: set[str]) -> bytes:

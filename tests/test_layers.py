@@ -60,6 +60,9 @@ MAY_IMPORT = {
     "clustering": {"errors", "outputs", "splitting", "writing"},
     "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},
+    "publishing": NOUNS
+    | {"inspection", "outline", "report", "review", "rules", "sources", "sumfile", "verifying"}
+    | {"writing"},
     "cli": {
         "_core",  # the names of types alone, for a shell that waits
         "calibrating",
@@ -77,6 +80,7 @@ MAY_IMPORT = {
         "profiling",
         "progress",
         "proof",
+        "publishing",
         "report",
         "rules",
         "splitting",

@@ -103,6 +103,13 @@ def _foreign(kind: str) -> bool:
 
 
 def _of_file(path: Path) -> Outline:
+    return read(path)[1]
+
+
+def read(path: Path) -> tuple[sources.Listing, Outline]:
+    """The headers of a GGUF file, of a split one any part, and their outline. Raises as
+    `sources.read_gguf`.
+    """
     listing = sources.read_gguf(path, rules.foreign_formats())
     stated = listing.values.get("general.architecture")
     arch = str(stated.data) if stated is not None else "unknown"
@@ -121,7 +128,7 @@ def _of_file(path: Path) -> Outline:
     if kind is not None and kind.data in known and known[kind.data] != "GUESSED":
         promises.append(f"general.file_type {known[kind.data]}")
     own = f"{arch}."
-    return Outline(
+    return listing, Outline(
         path.name,
         arch,
         tuple(tensors),

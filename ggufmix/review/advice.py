@@ -10,6 +10,7 @@ PR 1548.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -276,7 +277,7 @@ def _run(outline: Outline, context: int) -> str:
 
 
 def _file(title: str) -> str:
-    return title if title.endswith(".gguf") else "OUT.gguf"
+    return shlex.quote(title) if title.endswith(".gguf") else "OUT.gguf"
 
 
 def _number(keys: Mapping[str, Any], key: str, layer: int) -> int:

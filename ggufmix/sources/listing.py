@@ -59,6 +59,7 @@ class Listing:
     values  key-values of the header, where it was a GGUF file
     size    bytes of the file, where it was a GGUF file
     damage  of a GGUF file: where tensors end outside the file, overlap or are misaligned
+    parts   of a GGUF file: header and bytes of each part by its name; of a whole one there is one
     """
 
     where: str
@@ -67,6 +68,7 @@ class Listing:
     values: dict[str, Value] = field(default_factory=dict)
     size: int | None = None
     damage: tuple[str, ...] = ()
+    parts: Mapping[str, tuple[Header, int]] = field(default_factory=dict)
 
 
 def read_listing(path: Path) -> Listing:
@@ -137,7 +139,8 @@ def read_gguf(path: Path, foreign: Iterable[Format] = ()) -> Listing:
         except SourceError as error:
             damage.append(str(error))
     whole = sum(held for _, _, held in parts)
-    return Listing(parts[0][0], "gguf", tensors, values, whole, tuple(damage))
+    named = {name: (head, held) for name, head, held in parts}
+    return Listing(parts[0][0], "gguf", tensors, values, whole, tuple(damage), named)
 
 
 def _header(path: Path, foreign: Mapping[str, Format]) -> tuple[Header, int]:

@@ -8,7 +8,7 @@ has measured, `sentences` says what is wrong with which and what to do.
 
 from .bands import Band, band, bands
 from .findings import Parts, Report, Tested, of_plan, sentences
-from .judging import Grade, Verdict, verdict
+from .judging import Grade, Verdict, percent, share, verdict
 
 __all__ = [
     "Band",
@@ -20,6 +20,8 @@ __all__ = [
     "band",
     "bands",
     "of_plan",
+    "percent",
     "sentences",
+    "share",
     "verdict",
 ]

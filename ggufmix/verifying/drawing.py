@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 
 from ..report import table
-from .bands import band
 from .findings import Report, Tested
-from .judging import GRADES, percent
+from .judging import percent, share
 
 LEVELS = "▁▂▃▄▅▆▇█"
 BAR = 12
@@ -63,11 +62,7 @@ def picture(report: Report, *, every: bool = False) -> Table:
 
 
 def _share(t: Tested) -> float:
-    """How far up its band a tensor is: beyond 1 for WARN, beyond 2 for FAIL."""
-    if t.verdict.grade != "GOOD":
-        return float(GRADES.index(t.verdict.grade))
-    good = band(t.kind).good
-    return min(t.measures.rrmse / good, 1.0) if good else 0.0
+    return share(t.kind, t.measures.rrmse, t.verdict.grade)
 
 
 def _error(t: Tested) -> str:

@@ -92,6 +92,16 @@ def _failed(kind: Format, found: Measures, what: str) -> Verdict:
     )
 
 
+def share(kind: Format, rrmse: float, grade: Grade) -> float:
+    """How far up the band of its type a tensor is: up to 1 where it is GOOD, 1 for WARN, 2 for
+    FAIL.
+    """
+    if grade != "GOOD":
+        return float(GRADES.index(grade))
+    good = band(kind).good
+    return min(rrmse / good, 1.0) if good else 0.0
+
+
 def percent(x: float) -> str:
     """A relative error in three digits: 2.64 %."""
     return f"{100 * x:#.3g} %" if x else "0 %"
