@@ -21,7 +21,7 @@ from ..writing import Extent, Made, Piece
 from . import torch_path
 from .coding import BLOCK, Quantized, Scale, Search, quantize
 from .losses import Lost
-from .naming import Matrix
+from .naming import Matrix, module_of
 
 BAND_BYTES = 2 << 20
 """Source bytes of a band."""
@@ -48,13 +48,16 @@ def spans(n_rows: int, row_bytes: int, unit: int = 1) -> Iterator[tuple[int, int
 
 
 def place(tensor: Tensor, row: int, column: int, first: int = 0) -> str:
-    """Where a value stands in the source: file, tensor, dtype, row and column.
+    """Where a value stands in the source: file, tensor, dtype, expert of a stack, row and column.
 
     first  row of the stored tensor where this one begins
     """
     origin = tensor.origin(row)
     where = f"{origin.file}: {origin.name}" if origin.file else origin.name
-    return f"{where}, {DTYPE_NAMES[tensor.dtype]}: row {first + row}, column {column}"
+    number, inside = divmod(first + row, origin.matrix_rows)
+    stack = module_of(origin.name).endswith(".experts")
+    which = f"{'expert' if stack else 'matrix'} {number}, " if len(origin.shape) > 2 else ""
+    return f"{where}, {DTYPE_NAMES[tensor.dtype]}: {which}row {inside}, column {column}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,21 +126,31 @@ def test_overwriting_leaves_no_other_weights(src: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fused", [True, False])
 def test_values_that_are_no_numbers(tmp_path: Path, value: float, fused: bool) -> None:
     """The toolkit before made 16384 NaN of one. Named are file, tensor, row and column as they are
-    in the source; of stacked experts the row counts over all of them.
+    in the source; of stacked experts which one, and its row.
     """
     arrays = arrays_of(MOE) if fused else split(arrays_of(MOE))
     inner = "model.language_model.layers.2.mlp.experts."
     name = inner + ("gate_up_proj" if fused else "3.up_proj.weight")
-    matrix = arrays[name].reshape(-1, 256)
-    row = 3 * 256 + 128 + 100 if fused else 100
+    matrix = arrays[name][3] if fused else arrays[name]
+    row, which = (128 + 100, "expert 3, ") if fused else (100, "")
     matrix[row, 7] = value
     src = folder(tmp_path / "src", MOE.raw_config(), arrays)
     with pytest.raises(NotFiniteError) as error:
         convert(src, tmp_path / "out")
     message = str(error.value)
-    assert message.startswith(f"model.safetensors: {name}, BF16: row {row}, column 7: ")
+    assert message.startswith(f"model.safetensors: {name}, BF16: {which}row {row}, column 7: ")
     assert error.value.hint
     assert not (tmp_path / "out").exists()
+
+
+def test_where_a_value_of_a_kernel_stands(tmp_path: Path) -> None:
+    """Of three dimensions, and no stack of experts: which of the kernels it is."""
+    arrays = arrays_of(MOE)
+    name = "model.language_model.layers.0.linear_attn.conv1d.weight"
+    arrays[name][9, 0, 2] = np.nan
+    src = folder(tmp_path / "src", MOE.raw_config(), arrays)
+    with pytest.raises(NotFiniteError, match=rf"{name}, BF16: matrix 9, row 0, column 2: "):
+        convert(src, tmp_path / "out")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

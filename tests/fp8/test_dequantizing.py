@@ -26,8 +26,8 @@ NAME = "model.layers.0.self_attn.q_proj.weight"
 
 @pytest.mark.parametrize("name", packed_models.PACKINGS)
 def test_other_packings(tmp_path: Path, name: str) -> None:
-    """INT4, MXFP4, NVFP4, GPTQ, AWQ: the tensors of the model before it was packed, by name, shape
-    and value; in BF16 each rounded once.
+    """INT4, INT8, MXFP4, NVFP4, GPTQ, AWQ: the tensors of the model before it was packed, by name,
+    shape and value; in BF16 each rounded once.
     """
     config, packed, plain = packed_models.PACKINGS[name].checkpoint()
     src = packed_models.write(tmp_path / "src", config, packed)
@@ -43,7 +43,7 @@ def test_other_packings(tmp_path: Path, name: str) -> None:
     rounded = loaded(tmp_path / "bf16" / "model.safetensors")
     for tensor, values in found.items():
         wide = values.astype(BF16) if values.dtype == np.float32 else values
-        if tensor in packed and packed[tensor].dtype != np.uint8:  # it was not packed
+        if tensor in packed and packed[tensor].dtype.itemsize > 1:  # it was not packed
             wide = packed[tensor]
         np.testing.assert_array_equal(rounded[tensor].astype(np.float32), wide.astype(np.float32))
     about = [config_of(tmp_path / "bf16"), config_of(tmp_path / "bf16").get("text_config", {})]
