@@ -21,7 +21,8 @@ Component = Literal["model", "mmproj", "mtp"]
 class Options:
     """What the user asks for, apart from where it comes from and goes to.
 
-    recipe         name of a built-in recipe, "pure:TYPE", or the path of a .toml file
+    recipe         name of a built-in recipe, "pure:TYPE", "auto" (bf16 or f16, as the weights have
+                   it), or the path of a .toml file
     component      what of the checkpoint to write: the language "model", its vision projector
                    ("mmproj"), or its multi-token-prediction blocks alone ("mtp")
     gates          what SSM gates are kept in at least: "bf16", "f32", or "recipe" for no protection

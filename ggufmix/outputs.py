@@ -88,7 +88,8 @@ def place(src: str, template: str, options: Options, made: Plan) -> Place:
     """
     if not naming.is_template(template):
         return template, None
-    tag = rules.tag(rules.recipe(options.recipe))
+    auto = options.recipe.lower() == rules.AUTO
+    tag = rules.tag(rules.recipe(made.recipe if auto else options.recipe))
     words = naming.fields(made, tag, src, options.component)
     path = naming.filled(template, words)
     own = not naming.is_template(os.path.dirname(template))

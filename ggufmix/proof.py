@@ -49,6 +49,7 @@ _FLAGS = {
     "--allow-requantize": ("allow_requantize", True),
     "--no-mtp": ("mtp", False),
     "--mtp": ("component", "mtp"),
+    "--mmproj": ("component", "mmproj"),
     "--fuse-gate-up-exps": ("fuse_gate_up_exps", True),
 }
 
@@ -251,6 +252,8 @@ def _planned(
     else with none of them, so that values can be compared at least.
     """
     as_it_lies = Options(recipe="f32", gates="recipe", allow_requantize=True, on_inexact="nearest")
+    if _text(file.values, "general.type") == "mmproj" and sources.suffix(src) != ".gguf":
+        as_it_lies = replace(as_it_lies, component="mmproj")
     alike = replace(as_it_lies, like=out, imatrix=tuple(imatrix))
     for options in (known.options, alike):
         if options is None:

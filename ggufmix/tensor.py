@@ -80,8 +80,10 @@ class Tensor(ABC):
 
     @property
     def matrix_rows(self) -> int:
-        """Rows of one matrix: of one expert in a stacked tensor, of the whole tensor otherwise."""
-        return self.shape[-2] if len(self.shape) >= 2 else 1
+        """Rows of one matrix: of one expert in a stacked tensor, of the whole tensor otherwise.
+        The kernel of a convolution, in four dimensions, is no stack.
+        """
+        return self.shape[-2] if len(self.shape) in (2, 3) else self.n_rows
 
     @abstractmethod
     def rows(self, start: int, stop: int) -> Array:

@@ -29,7 +29,13 @@ Threads = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DEFAULT = "q8_0"
+OF_MMPROJ = "auto"
 _SEVERAL = "convert writes a file for each of several; `plan --versus` compares two"
+
+
+def default(*, mmproj: bool) -> str:
+    """The recipe where none is named."""
+    return OF_MMPROJ if mmproj else DEFAULT
 
 
 def _choices(
@@ -40,7 +46,7 @@ def _choices(
             "--recipe",
             "-r",
             metavar="RECIPE",
-            help="Recipe name (see `recipes`), or a .toml file; q8_0 by default.",
+            help="Recipe name (see `recipes`), or a .toml file; q8_0 by default, of --mmproj auto.",
         ),
     ] = None,
     gates: Annotated[
@@ -110,6 +116,9 @@ def _choices(
     mtp: Annotated[
         bool, typer.Option("--mtp", help="Write the multi-token-prediction blocks alone.")
     ] = False,
+    mmproj: Annotated[
+        bool, typer.Option("--mmproj", help="Write the vision projector, a file of its own.")
+    ] = False,
     fuse_gate_up_exps: Annotated[
         bool,
         typer.Option(
@@ -152,8 +161,10 @@ def _choices(
 ) -> "Options":
     from ..pipeline import Options
 
+    if mmproj and mtp:
+        raise UsageError("--mmproj, --mtp: expected one of them, got both")
     return Options(
-        recipe=recipe[0] if recipe else DEFAULT,
+        recipe=recipe[0] if recipe else default(mmproj=mmproj),
         gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
         mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp", "ik")),
         fallback=None
@@ -167,7 +178,7 @@ def _choices(
         tensor_type_files=tuple(tensor_type_file or ()),
         thireus=tuple(thireus or ()),
         like=like,
-        component="mtp" if mtp else "model",
+        component="mmproj" if mmproj else "mtp" if mtp else "model",
         mtp=not no_mtp,
         fuse_gate_up_exps=fuse_gate_up_exps,
         tokenizer_pre=tokenizer_pre,
@@ -191,7 +202,7 @@ def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        recipes = given["recipe"] or [DEFAULT]
+        recipes = given["recipe"] or [default(mmproj=given["mmproj"])]
         if several:
             given["recipes"] = recipes
         elif len(recipes) > 1:

@@ -23,13 +23,14 @@ from .files import MirrorName as Mirror
 from .files import Recipe, RecipeEntry
 from .overrides import Edge, Override, edge, override_by_pattern, override_by_role
 from .places import layer_set
-from .recipes import checked, recipe, recipes, tag, texts_of
+from .recipes import AUTO, as_stored, checked, recipe, recipes, tag, texts_of
 from .remarks import remarks, targets
 from .stored import carry
 from .types import foreign_formats, is_foreign, type_named
 from .words import described, first_sentence
 
 __all__ = [
+    "AUTO",
     "GATES",
     "Choices",
     "Decision",
@@ -41,6 +42,7 @@ __all__ = [
     "Override",
     "Recipe",
     "RecipeEntry",
+    "as_stored",
     "carry",
     "checked",
     "decide",

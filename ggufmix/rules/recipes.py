@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import gguf
 import msgspec
 
 from ..errors import RuleError, UsageError
+from ..tensor import BF16, Placed
 from . import roles
 from .files import SOURCE, Recipe, RecipeEntry, folder, nearest, read, shipped
 from .places import layer_set, where_test
 from .types import type_named
 
 PURE = "pure:"
+AUTO = "auto"
+"""Stands for the recipe that `as_stored` names."""
 
 
 def recipes() -> dict[str, Recipe]:
@@ -25,8 +29,8 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str) -> Recipe:
-    """A built-in recipe by its name, in any case; "pure:TYPE" for one type everywhere; or one from
-    a `.toml` file.
+    """A built-in recipe by its name, in any case; "pure:TYPE" for one type everywhere; "auto", in
+    whose place `as_stored` puts another; or one from a `.toml` file.
 
     Raises UsageError for an unknown name, RuleError for a file that is wrong.
     """
@@ -38,14 +42,26 @@ def recipe(name: str) -> Recipe:
         return checked(_joined(made, path.name), path.name)
     if name.lower().startswith(PURE):
         return _pure(name[len(PURE) :])
+    if name.lower() == AUTO:
+        why = "16 bits in the type of the checkpoint"
+        return Recipe(schema=1, name=AUTO, why=why, default=SOURCE, file_type="GUESSED")
     for where, made in shipped().recipes.items():
         if made.name.lower() == name.lower():
             return checked(_joined(made, where), where)
     known = [made.name for made in shipped().recipes.values()]
     raise UsageError(
-        f"unknown recipe {name!r}: expected one of {', '.join(known)}; pure:TYPE; or a .toml file",
+        f"unknown recipe {name!r}: expected one of {', '.join(known)}; pure:TYPE; auto; or a "
+        ".toml file",
         hint=nearest(name.lower(), known),
     )
+
+
+def as_stored(placed: Iterable[Placed]) -> str:
+    """The recipe that llama.cpp's converter takes where none is named: "bf16" where the first
+    matrix that has 16 bits is BF16, else "f16". Source: conversion/base.py, `GUESSED`.
+    """
+    kinds = (p.tensor.dtype for p in placed if len(p.tensor.shape) > 1)
+    return "bf16" if next((kind for kind in kinds if kind.itemsize == 2), None) == BF16 else "f16"
 
 
 def texts_of(name: str) -> list[tuple[str, str]]:
