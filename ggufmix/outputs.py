@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import naming, rules, splitting
+from . import naming, reusing, rules, splitting
 from .errors import UsageError, WriteError
 from .options import Options
 from .placing import Placement
@@ -30,6 +30,7 @@ class Work:
     asked   options of each output; they differ in nothing but recipes
     forced  for each output what a scan has decided, which is not repeated
     digest  SHA-256 of the headers, which say all but the data
+    reuse   files that have some of the data already, and `picks` which
     """
 
     src: str
@@ -40,6 +41,8 @@ class Work:
     verify: bool
     forced: tuple[Forced, ...] = ()
     digest: str = ""
+    reuse: tuple[str, ...] = ()
+    picks: tuple[reusing.Pick, ...] = ()
 
     def only(self, kept: Sequence[int]) -> Work:
         """The same for some of the outputs."""
@@ -63,6 +66,7 @@ class Work:
             asked=tuple(one.absolute() for one in self.asked),
             forced=tuple(map(tuple, forced)) if scanned else (),
             digest=_digest(layout),
+            reuse=tuple(p if "://" in p else os.path.abspath(p) for p in self.reuse),
         )
 
 
@@ -72,14 +76,17 @@ def worked(work: Work) -> Iterator[splitting.Layout]:
 
     Raises WriteError where it would be something else here, and what `plan` raises.
     """
-    with prepared_each(work.src, work.asked, forced=work.forced) as (plans, model):
+    with (
+        reusing.opened(work.reuse) as olds,
+        prepared_each(work.src, work.asked, forced=work.forced) as (plans, model),
+    ):
         layout = laid_out(work, plans, model)
         if _digest(layout) != work.digest:
             raise WriteError(
                 f"{work.places[0][0]}: on another machine the same plan came out otherwise",
                 hint="they need the same ggufmix, and the same source under the same path",
             )
-        yield layout
+        yield reusing.picked(layout, olds, work.picks)
 
 
 def place(src: str, template: str, options: Options, made: Plan) -> Place:

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from . import fingerprints, naming, outputs, scanning, splitting, writing
+from . import fingerprints, naming, outputs, reusing, scanning, splitting, writing
 from .errors import UsageError
 from .measures import Measures
 from .options import Options
@@ -48,6 +48,8 @@ class Result:
     resumed  tensors that an earlier run had written
     damaged  names of tensors that it had written, but whose bytes had changed since: written again
     skipped  nothing was written: it was there
+    copied   of tensors that were copied from a file that was to be reused, its path
+    reuse    sentences on that: what was copied, what not and why
     """
 
     paths: tuple[Path, ...]
@@ -57,6 +59,8 @@ class Result:
     resumed: int = 0
     damaged: Sequence[str] = ()
     skipped: bool = False
+    copied: Mapping[str, str] = field(default_factory=dict)
+    reuse: Sequence[str] = ()
 
     @property
     def measured(self) -> dict[str, Measures]:
@@ -107,6 +111,8 @@ class How(TypedDict, total=False):
     verify     decode what is written and measure its errors, while it is in memory
     split      how large a part may be: `out-00001-of-00003.gguf` and so on are written
     keep_split  of a GGUF source in parts: as many parts, with the same tensors
+    reuse      files that an earlier run has written: tensors that they have as they would be
+               written are copied; of several files from the first that has it
     progress   called after each band with the tensor's name, the source bytes done, and all of them
     planned    called with the plans, and the paths of each, before the first byte is written
     engine     makes the tensors elsewhere, such as `clustering.on("tcp://host:8786")`
@@ -119,6 +125,7 @@ class How(TypedDict, total=False):
     verify: bool
     split: splitting.Limits | None
     keep_split: bool
+    reuse: Sequence[str | os.PathLike[str]]
     progress: writing.Progress | None
     planned: Callable[[Sequence[Plan], Sequence[Sequence[Path]]], None] | None
     engine: Callable[[Work], writing.Elsewhere[Each[Counts]]] | None
@@ -176,6 +183,7 @@ def convert_each(
         writing.check_place(alone, overwrite=overwrite)  # before a scan of hours
     with (
         stage("opening, planning"),
+        reusing.opened(how.get("reuse", ())) as olds,
         prepared_each(src, asked, threads, progress) as (plans, model),
     ):
         made = list(plans)
@@ -190,6 +198,7 @@ def convert_each(
             how.get("split"),
             how.get("keep_split", False),
             how.get("verify", False),
+            reuse=tuple(os.fspath(path) for path in how.get("reuse", ())),
         )
         layout = outputs.laid_out(work, made, model)
         results = [
@@ -211,13 +220,22 @@ def convert_each(
         announce = how.get("planned")
         if announce is not None:
             announce(made, [[layout.parts[n].path for n in own] for own in layout.of])
+        workers = writing.thread_count(threads, model.least_threads)
+        reuse = None
+        if work.reuse:
+            with stage("comparing"):
+                reuse = reusing.compared(
+                    layout, olds, threads=workers, progress=progress, abandon=model.abandon
+                )
+            work = replace(work, picks=tuple(reuse.picks))
+            layout = reusing.picked(layout, olds, reuse.picks)
         engine = how.get("engine")
         elsewhere = engine(work.told(made, layout)) if engine is not None else None
         with outputs.folders(layout, fresh=alone is None):
             written = writing.write(
                 layout.parts,
                 layout.jobs,
-                threads=writing.thread_count(threads, model.least_threads),
+                threads=workers,
                 overwrite=overwrite,
                 progress=progress,
                 resumable=writing.Resumable(Each[Counts], _bound(work, model, made), resume),
@@ -238,6 +256,10 @@ def convert_each(
             written.resumed,
             written.damaged,
         )
+        if reuse is not None:
+            copied = {name: path for (part, name), path in reuse.where.items() if part in own}
+            sentences = (*olds.notes, reusing.said(reuse, own, len(one.tensors)))
+            results[number] = replace(results[number], copied=copied, reuse=sentences)
     return results
 
 

@@ -55,8 +55,10 @@ MAY_IMPORT = {
     | {"writing"},
     "pipeline": NOUNS
     | {"fingerprints", "naming", "options", "outputs", "placing", "preparing", "profiling"}
-    | {"scanning", "splitting", "writing"},
-    "outputs": NOUNS | {"naming", "options", "placing", "preparing", "rules", "splitting"},
+    | {"reusing", "scanning", "splitting", "writing"},
+    "reusing": NOUNS | {"sources", "splitting", "writing"},
+    "outputs": NOUNS
+    | {"naming", "options", "placing", "preparing", "reusing", "rules", "splitting"},
     "clustering": {"errors", "outputs", "splitting", "writing"},
     "proof": NOUNS | {"options", "preparing", "rules", "sources", "verifying", "writing"},
     "review": NOUNS | {"dialects", "models", "outline", "pipeline", "rules", "sources"},

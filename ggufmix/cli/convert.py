@@ -74,6 +74,14 @@ def convert(
             "--keep-split", help="Of a GGUF file in parts: as many parts, with the same tensors."
         ),
     ] = False,
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--reuse",
+            metavar="OLD.gguf",
+            help="Copy tensors that this file has already as they would be written; repeatable.",
+        ),
+    ] = None,
     engine: Annotated[
         str, typer.Option("--engine", metavar="threads|dask", help="Who makes the tensors.")
     ] = "threads",
@@ -124,6 +132,7 @@ def convert(
             verify=verify,
             split=split,
             keep_split=keep_split,
+            reuse=reuse or (),
             progress=bar.step,
             planned=planned,
             engine=_cluster(engine, scheduler),
@@ -138,7 +147,11 @@ def convert(
         if result.damaged:
             names = ", ".join(result.damaged)
             note(f"{names}: changed on disk since they were written; written again")
+    for sentence in dict.fromkeys(s for result in results for s in result.reuse[:-1]):
+        note(sentence)
     for result in results:
+        for sentence in result.reuse[-1:]:
+            note((f"{result.plan.recipe}: " if len(results) > 1 else "") + sentence)
         _lost(result, f"{result.plan.recipe}: " if len(results) > 1 else "")
         plan = result.plan
         n_bytes = sum(path.stat().st_size for path in result.paths)

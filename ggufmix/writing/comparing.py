@@ -1,0 +1,93 @@
+"""Jobs that find out whether files have already what is to be written: rows of the source are read
+and hashed, blocks of the files read and summed. Nothing is written.
+"""
+
+# SPDX-License-Identifier: MIT
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import FormatError, SourceError
+from ..planning import Planned
+from .encoding import Each, Encoding, Rows, encoded
+from .jobs import Extent, Made, Piece
+from .origins import MODULO, Ready
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What was found in bands of a tensor.
+
+    source  number of what it would be made from: see `origins`
+    same    the first row of each is in the file as it would be encoded
+    """
+
+    source: int
+    same: bool
+
+    def __add__(self, other: Match) -> Match:
+        """Both; `other` comes after."""
+        return Match((self.source + other.source) % MODULO, self.same and other.same)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparing:
+    """The job of one tensor.
+
+    of          the job that would write it
+    candidates  what it would write, and who may have that already; the checksum of the data that
+                they do have is that of the extent with the same number
+    """
+
+    of: Encoding
+    candidates: tuple[tuple[Planned, Ready], ...]
+
+    @property
+    def name(self) -> str:
+        """That of the job."""
+        return self.of.name
+
+    @property
+    def source_bytes(self) -> int:
+        """Bytes of the rows that are read."""
+        return self.of.source_bytes
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all matrices."""
+        return self.of.n_rows
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The data of each candidate; they lie in no file of the run."""
+        return tuple(Extent(0, planned.n_bytes) for planned, _ in self.candidates)
+
+    def bands(self) -> Iterator[tuple[int, int]]:
+        """Those of the job: numbers of a source belong to them."""
+        return self.of.bands()
+
+    def memory(self, start: int, stop: int) -> int:
+        """That of the job, and what files have of it."""
+        of_files = sum(planned.row_bytes for planned, _ in self.candidates)
+        return self.of.memory(start, stop) + (stop - start) * of_files
+
+    def make(self, start: int, stop: int) -> Made[Each[Match]]:
+        """Rows start..stop of the source and of the files."""
+        rows = Rows(self.of.tensor, start, stop)
+        source, first = rows.source(as_blocks=False), rows.first()
+        pieces, found = [], []
+        for number, (planned, ready) in enumerate(self.candidates):
+            try:
+                blocks = ready.stored.raw(start, stop)
+                same = np.array_equal(encoded(planned, first)[0], blocks[:1])
+            except SourceError:  # the file cannot be read: zeros are as wrong as anything
+                blocks, same = np.zeros((stop - start, planned.row_bytes), np.uint8), False
+            except FormatError:  # a value that cannot be encoded: who does encode it will say so
+                same = False
+            pieces.append(Piece(number, start * planned.row_bytes, blocks.data.cast("B")))
+            found.append(Match(source, same))
+        return Made(pieces, Each(tuple(found)))
