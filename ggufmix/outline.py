@@ -123,11 +123,13 @@ class Outline:
     @property
     def mtp_layers(self) -> frozenset[int]:
         """Blocks of multi-token prediction, behind the last block that every token passes."""
-        named = {t.layer for t in self.tensors if t.role.startswith("NEXTN_")}
+        layers = {t.layer for t in self.tensors if t.layer is not None}
+        named = [t.layer for t in self.tensors if t.role.startswith("NEXTN_")]
         count, blocks = self.keys.get("nextn_predict_layers"), self.keys.get("block_count")
-        if isinstance(count, int) and isinstance(blocks, int):
-            named |= set(range(blocks - count, blocks))
-        return frozenset(layer for layer in named if layer is not None)
+        first = min((layer for layer in named if layer is not None), default=None)
+        if isinstance(count, int) and isinstance(blocks, int) and count > 0:
+            first = blocks - count
+        return frozenset(layer for layer in layers if first is not None and layer >= first)
 
     @property
     def is_draft(self) -> bool:

@@ -68,7 +68,9 @@ def place_head(block: Block, vocab_rows: int, hidden: int) -> None:
 
 
 def mtp_layers(arch: str, values: Mapping[str, Value], tensors: Iterable[Placed]) -> frozenset[int]:
-    """Numbers of the MTP blocks: by the keys of `arch`, else by tensors that only they have."""
+    """Numbers of the MTP blocks: by the keys of `arch`, else from the first on that has tensors
+    which only they have.
+    """
     tensors = list(tensors)
 
     def number(key: str) -> int:
@@ -76,11 +78,10 @@ def mtp_layers(arch: str, values: Mapping[str, Value], tensors: Iterable[Placed]
         return value.data if value is not None and isinstance(value.data, int) else 0
 
     blocks, n_mtp = number("block_count"), number("nextn_predict_layers")
+    named = [p.layer for p in tensors if p.role.startswith("NEXTN_") and p.layer is not None]
+    first = blocks - n_mtp if n_mtp else min(named, default=None)
     return frozenset(
-        p.layer
-        for p in tensors
-        if p.layer is not None
-        and (blocks - n_mtp <= p.layer < blocks if n_mtp else p.role.startswith("NEXTN_"))
+        p.layer for p in tensors if p.layer is not None and first is not None and p.layer >= first
     )
 
 

@@ -82,7 +82,7 @@ def facts_from_shapes(
     """
     placed = list(placed)
     layers = {p.layer for p in placed if p.layer is not None}
-    mtp = {p.layer for p in placed if p.role.startswith("NEXTN_")}
+    ahead = [p.layer for p in placed if p.role.startswith("NEXTN_") and p.layer is not None]
     stacks = [p for p in placed if p.role.endswith("_EXP") and len(p.tensor.shape) == 3]
     first = {
         role: next((p for p in placed if p.role == role and len(p.tensor.shape) > 1), None)
@@ -102,7 +102,7 @@ def facts_from_shapes(
     return Facts(
         architecture,
         blocks=max(layers, default=-1) + 1,
-        mtp_blocks=len(mtp),
+        mtp_blocks=sum(layer >= min(ahead) for layer in layers) if ahead else 0,
         experts=max((p.tensor.shape[0] for p in stacks), default=0),
         heads=heads,
         kv_heads=1 if heads else 0,

@@ -57,6 +57,9 @@ def test_layers_by_key_and_by_tensors(name: str, placed: Placing) -> None:
     assert layers == {model.block_count - 1}
     assert models.mtp_layers(model.arch, {}, model.tensors) == layers
     assert models.mtp_layers(model.arch, model.values, []) == frozenset()
+    more = [replace(p, layer=p.layer + 1) for p in model.tensors if p.layer in layers]
+    second = [*model.tensors, *(p for p in more if not p.role.startswith("NEXTN_"))]
+    assert models.mtp_layers(model.arch, {}, second) == layers | {model.block_count}
     without = placed(name, mtp=False)
     assert models.mtp_layers(without.arch, without.values, without.tensors) == frozenset()
 

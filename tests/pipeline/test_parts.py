@@ -266,6 +266,9 @@ def test_every_mtp_block_is_shown(tmp_path: Path) -> None:
     file = gguf_file(tmp_path / "y.gguf", dict.fromkeys(names, row))
     assert inspect(file)["mtp_layers"] == "2-3"
     assert inspect(file)["attention_layers"] == "0-3"
+    found = review.look(file)
+    assert found.mtp_layers == found.passed_over == {2, 3}
+    assert not found.is_draft
 
 
 @pytest.mark.parametrize("name", WITH)

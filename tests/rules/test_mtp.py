@@ -13,7 +13,7 @@ from listings import facts_of, listing
 from ggufmix import planning, rules
 from ggufmix.codecs import ENCODERS
 from ggufmix.errors import RuleError
-from ggufmix.rules import Choices, Facts, decide, override_by_pattern
+from ggufmix.rules import Choices, Facts, decide, facts_from_shapes, override_by_pattern
 from ggufmix.rules.files import RuleFile, read, shipped
 from ggufmix.tensor import Placed, held
 
@@ -81,6 +81,13 @@ def test_what_the_head_is_like() -> None:
         wish = override_by_pattern("^output=Q8_0")
         assert made("q4_k_m", model, overrides=(wish,))[head] == "Q8_0"
     assert made("q4_k_m", [p for p in TWO if p.layer == 1])[head] == "Q4_K"
+
+
+def test_blocks_are_counted_from_the_first_that_names_itself() -> None:
+    """A listing has no keys: what lies behind the first MTP block is one too."""
+    found = facts_from_shapes("qwen35", TWO)
+    assert (found.blocks, found.mtp_blocks) == (FACTS.blocks, FACTS.mtp_blocks)
+    assert facts_from_shapes("qwen35", TWO[:4]).mtp_blocks == 0
 
 
 def test_the_users_word_and_the_mirror() -> None:
