@@ -75,7 +75,7 @@ def convert(
         ),
     ] = False,
     reuse: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--reuse",
             metavar="OLD.gguf",
