@@ -16,11 +16,13 @@ import gguf
 import typer
 
 import ggufmix
-from ggufmix import codecs, errors, models, rules
+from ggufmix import codecs, errors, models, pipeline, planning, rules
 from ggufmix.cli import app
 from ggufmix.rules import files
 
 ROOT = Path(__file__).parents[1]
+TYPES = (pipeline.How, pipeline.Result, planning.Plan, planning.Planned, codecs.Format)
+"""Those in signatures that a caller looks into."""
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -186,7 +188,10 @@ def error_classes() -> str:
 
 def python() -> str:
     """What `import ggufmix` gives."""
-    return "\n\n".join(_documented(name, getattr(ggufmix, name)) for name in ggufmix.__all__)
+    parts = [_documented(name, getattr(ggufmix, name)) for name in ggufmix.__all__]
+    parts.append("## What they take and give")
+    parts += [f"### {kind.__name__}\n\n{_prose(inspect.getdoc(kind) or '')}" for kind in TYPES]
+    return "\n\n".join(parts)
 
 
 def _documented(name: str, what: Any) -> str:
