@@ -20,6 +20,7 @@ from checkpoints import CASES, noise, write
 from drafting import drafted
 from imatrix import made
 from packed_models import PACKINGS
+from remote.serving import serving
 from safetensors.numpy import load_file, save_file
 from sources import build
 from sources.gguf_build import gguf_file
@@ -164,6 +165,19 @@ def test_a_draft_head_that_runs(drafting: Path, tmp_path: Path) -> None:
     drafts = [drafted(f, tokens, hidden) for f in (whole, head, taken)]
     np.testing.assert_array_equal(drafts[0], drafts[1])
     np.testing.assert_array_equal(drafts[0], drafts[2])
+
+
+def test_only_the_head_is_fetched(drafting: Path, tmp_path: Path) -> None:
+    """Of a model that is elsewhere: the rows of the head and a header, not the model."""
+    with serving(drafting) as server:
+        head = Options(component="mtp")
+        made = ggufmix.convert(server.url, tmp_path / "there.gguf", options=head)
+        needed = sum(t.source_bytes for t in made.plan.tensors)
+        assert needed < server.sent(".safetensors") < needed + 2**19
+    whole = (drafting / "model.safetensors").stat().st_size
+    assert needed + 2**19 < whole / 2
+    ggufmix.convert(drafting, tmp_path / "here.gguf", options=head)
+    assert data_of(tmp_path / "there.gguf") == data_of(tmp_path / "here.gguf")
 
 
 def test_blocks_left_out_of_a_gguf_file(drafting: Path, tmp_path: Path) -> None:
@@ -315,6 +329,15 @@ def test_what_cannot_be_meant(example: Path, drafting: Path, tmp_path: Path) -> 
     assert "this model has them fused" in refused(both, "--fuse-gate-up-exps")
     with pytest.raises(UsageError, match="there is no block of multi-token prediction"):
         ggufmix.plan(both, options=Options(component="mtp"))
+
+
+def test_mtp_that_llama_cpp_has_not(tmp_path: Path) -> None:
+    """DeepSeek-V3 has such a block, and llama.cpp nothing to run it: the refusal says so."""
+    case = CASES["deepseek-v3"]
+    folder = write(tmp_path / "model", case.raw_config(), case.arrays())
+    with pytest.raises(UsageError, match="--mtp: there is no block") as refused:
+        ggufmix.plan(folder, options=Options(component="mtp"))
+    assert "of MTP blocks, which llama.cpp does not have" in str(refused.value.hint)
 
 
 def test_halves_of_two_types(example: Path, tmp_path: Path) -> None:
