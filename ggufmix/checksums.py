@@ -69,6 +69,16 @@ def sealed(
     return bytes(made)
 
 
+def of_data(values: Mapping[str, Value]) -> str | None:
+    """XXH64, hexadecimal, of the checksums of all tensors as they lie in a header: it stands for
+    the data, whatever the other key-values are. None where the file has none.
+    """
+    found = values.get(TENSORS)
+    if found is None or found.item is not GGUFValueType.UINT64:
+        return None
+    return xxhash.xxh64(struct.pack(f"<{len(found.data)}Q", *found.data)).hexdigest()
+
+
 def of_header(header: bytes | bytearray, values: Mapping[str, Value]) -> int:
     """What `ggufmix.header.xxh64` should be: of a header as it is in a file, and its values."""
     at = value_at(values, HEADER)

@@ -51,7 +51,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Run files in llama.cpp: perplexity, and with --base the KL divergence from it."""
-    from .. import evaluating, progress
+    from .. import evaluating, progress, publishing
     from ..evaluating import base as saved_base
     from ..evaluating import drawing
 
@@ -66,13 +66,15 @@ def evaluate(
         drawing.check(plot)
     contexts = _contexts(ctx, saved.ctx if saved is not None else 512)
     words = _text(text) if text is not None and saved is None else None
+    used = {"text": text.name} if text is not None and saved is None else {}
+    used |= {"base": base.name} if base is not None else {}
     rows = [evaluating.read_log(log) | {"file": str(log)} for log in like or ()]
     curves = {}
     with progress.shown("tokens") as bar:
         for path, scores in evaluating.by_file(
             files, words, contexts, base=base, windows=windows, threads=threads, progress=bar.step
         ):
-            row = scores.summary() | {"file": str(path)}
+            row = scores.summary() | {"file": str(path), **publishing.identity(path), **used}
             if base is not None:
                 positions = scores.by_position()
                 row["kld_by_position"] = [{"position": p, "kld": k} for p, k in positions]

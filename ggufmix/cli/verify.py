@@ -61,7 +61,7 @@ def verify(
                 raise UsageError(f"{option} is for GGUF files: of a folder all is compared")
         _folder(out, against, threads, as_json=as_json)
         return
-    from .. import progress, proof
+    from .. import progress, proof, publishing
 
     if checksums and against is not None:
         raise UsageError("--checksums needs nothing but the file: leave --against out, or it")
@@ -81,7 +81,8 @@ def verify(
                 progress=bar.step,
             )
     if as_json:
-        print(json.dumps({"file": out.name, **report.as_dict()}, indent=1))
+        named = {"file": out.name, **publishing.identity(out)}
+        print(json.dumps(named | report.as_dict(), indent=1))
     else:
         _print(report, out.name, sample=sample, every=every)
     if report.grade == "FAIL":

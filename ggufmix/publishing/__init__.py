@@ -18,7 +18,7 @@ from ..errors import UsageError, WriteError
 from ..writing import places
 from . import facts, measurements
 from .facts import File
-from .measurements import Scored, Verified, of_report, read_eval, read_verify
+from .measurements import Scored, Verified, identity, of_report, read_eval, read_verify
 from .words import clean, repository
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Verified",
     "check_place",
     "gather",
+    "identity",
     "of_report",
     "publish",
     "read_eval",
@@ -54,7 +55,7 @@ def gather(
     quantized_by  who did it
     coverage      `Plan.imatrix` of the runs that wrote files, by file name
     Raises UsageError where two files have one name or no such repository can be; SourceError for a
-    damaged file, and where a verify is of other types than the file has.
+    damaged file, and for measurements of other data or types than the file has now.
     """
     if made_from is not None and repository(made_from) is None:
         raise UsageError(f"expected OWNER/NAME as the hub has it, got {clean(made_from, 80)!r}")
@@ -73,8 +74,11 @@ def gather(
     joined = []
     for file, own in zip(found, rows, strict=True):
         tests = [v for v in verified if v.name in file.names]
+        every: list[Scored | Verified] = [*own, *tests]
+        for measured in every:
+            measurements.check_data(measured, file.data)
         for test in tests:
-            measurements.check(test, {t.name: t.type for t in file.outline.tensors})
+            measurements.check_types(test, {t.name: t.type for t in file.outline.tensors})
         joined.append(facts.with_measurements(file, own, tests[-1] if tests else None))
     others += [v.file for v in verified if not any(v.name in those for those in names)]
     return joined, [f"{clean(o)}: measured, but none of these files; left out" for o in others]

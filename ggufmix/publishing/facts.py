@@ -106,7 +106,7 @@ class Running:
 
 @dataclass(frozen=True)
 class File:
-    """One GGUF file, of a split set all parts."""
+    """One GGUF file, of a split set all parts. `data`: as `checksums.of_data`."""
 
     title: str
     kind: str
@@ -120,6 +120,7 @@ class File:
     importance: Importance | None
     sources: tuple[Source, ...]
     running: Running
+    data: str | None
     scores: tuple[Scored, ...] = ()
     verified: Verified | None = None
 
@@ -181,6 +182,7 @@ def of_file(
         imatrix,
         tuple(_sources(values)),
         _running(found) if kind == "model" else Running(why_not=f"it is no model, but {kind}"),
+        checksums.of_data(values),
     )
 
 

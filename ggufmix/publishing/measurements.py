@@ -11,7 +11,10 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from ..errors import SourceError
+from .. import checksums, rules
+from ..errors import GgufmixError, SourceError
+from ..sources import read_gguf
+from ..sources.gguf_file import first_part
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 28
@@ -20,10 +23,11 @@ _MOST_BYTES = 1 << 28
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `eval --json`. Names as in `evaluating.Scores.summary`; `text` and `base` name the
-    files that were used.
+    files that were used, `data_xxh64` the data that were measured (see `identity`).
     """
 
     file: str
+    data_xxh64: str | None = None
     ctx: int | None = None
     windows: int | None = None
     ppl: float | None = None
@@ -70,6 +74,7 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     tensors: tuple[Tested, ...]
     types: dict[str, Errors]
     file: str = ""
+    data_xxh64: str | None = None
     tensors_in_file: int = 0
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -121,7 +126,28 @@ def _read(path: Path, kind: type[T], command: str) -> T:
         ) from error
 
 
-def check(found: Verified, types: Mapping[str, str]) -> None:
+def identity(path: Path) -> dict[str, str]:
+    """What measurements of a GGUF file say of it besides its name: `data_xxh64`, which stands for
+    its tensors' data; nothing where the file has no checksums of them.
+    """
+    try:
+        first = path.with_name(first_part(path.name))
+        found = checksums.of_data(read_gguf(first, rules.foreign_formats()).values)
+    except GgufmixError:  # what llama.cpp has run is no failure here
+        return {}
+    return {"data_xxh64": found} if found is not None else {}
+
+
+def check_data(row: Scored | Verified, data: str | None) -> None:
+    """Raise SourceError where this was measured on other data than a file of that name has."""
+    if row.data_xxh64 is not None and row.data_xxh64 != data:
+        raise SourceError(
+            f"{row.file}: has been written anew since it was measured",
+            hint="measure it again, or leave the measurement out",
+        )
+
+
+def check_types(found: Verified, types: Mapping[str, str]) -> None:
     """Raise SourceError where this is no verify of a file of these tensors, name -> type."""
     for t in found.tensors:
         if types.get(t.name) != t.type:

@@ -137,6 +137,8 @@ def conditions(file: File) -> str:
 def verdict(found: Verified) -> str:
     """How much was compared; the verdict itself follows it."""
     n = len(found.tensors)
+    if not n:
+        return "Held against the checksums that it carries:"
     of = f" of {found.tensors_in_file}" if found.tensors_in_file > n else ""
     return f"{n}{of} tensors held against what they were made from:"
 

@@ -10,10 +10,13 @@ import subprocess
 from pathlib import Path
 
 import gguf
+import msgspec
 import pytest
+from typer.testing import CliRunner
 
 import ggufmix
 from ggufmix import mending, publishing, review, splitting
+from ggufmix.cli import app
 from ggufmix.container import TensorInfo, header, text, texts, u32
 from ggufmix.errors import SourceError, UsageError
 from ggufmix.publishing import facts
@@ -130,6 +133,41 @@ def test_a_verify_of_another_state_is_refused(files: Path, tmp_path: Path, examp
     ggufmix.convert(example, path, "q5_k_m")
     with pytest.raises(SourceError, match=r"was Q4_K when it was verified, the file has Q5_K"):
         publishing.gather([path], verified=[publishing.read_verify(files / "verify.json")])
+
+
+def test_measurements_of_other_data_are_refused(
+    files: Path, tmp_path: Path, example: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures of yesterday's file of that name are not today's, even where its types are; new
+    key-values alone change nothing.
+    """
+    path = tmp_path / "m.gguf"
+    ggufmix.convert(example, path, "q4_0")
+    (tmp_path / "text").write_text((example.parent / "wiki-heldout.txt").read_text()[:4000])
+    words = ["eval", path, "--text", tmp_path / "text", "--ctx", "64", "--chunks", "1", "--json"]
+    printed = CliRunner().invoke(app, [*map(str, words)]).stdout
+    (tmp_path / "e.json").write_text(printed)
+    printed = CliRunner().invoke(app, ["verify", str(path), "--checksums", "--json"]).stdout
+    (tmp_path / "v.json").write_text(printed)
+    rows = publishing.read_eval(tmp_path / "e.json")
+    test = publishing.read_verify(tmp_path / "v.json")
+    assert rows[0].text == "text"
+    edit = mending.Edit({"general.license": text("mit")})
+    mending.apply(mending.prepare(path, edit))
+    [found], notes = publishing.gather([path], scores=rows, verified=[test])
+    assert (len(found.scores), found.verified, notes) == (1, test, [])
+    splitting.split(path, splitting.Limits.of(tensors=30), tmp_path / "m")
+    whole = path.read_bytes()
+    path.unlink()
+    first = next(tmp_path.glob("m-00001-*"))
+    renamed = [msgspec.structs.replace(row, file=first.name) for row in rows]
+    [found], _ = publishing.gather([first], scores=renamed)
+    assert len(found.scores) == 1
+    path.write_bytes(whole)
+    ggufmix.convert(example, path, options=ggufmix.Options("q4_0", gates="f32"), overwrite=True)
+    for measured in ({"scores": rows}, {"verified": [test]}):
+        with pytest.raises(SourceError, match="written anew since it was measured"):
+            publishing.gather([path], **measured)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
