@@ -3,11 +3,12 @@
     custom-q         ik_llama.cpp: regex=type,regex=type
     tensor-type      llama-quantize: regex=type, on the command line or in a file
     thireus          recipe files of Thireus' GGUF-Tool-Suite
+    file types       llama-quantize: what a whole file is to be, by name or number
 
-All three search a regular expression anywhere in the tensor's name and let the first that is found
-decide. Each has its own traps; those that a text falls into come back as notes. What a text means
-for a model is decided elsewhere. Sources: llama.cpp tools/quantize/quantize.cpp (August 2026);
-ik_llama.cpp examples/quantize/quantize.cpp, parse_custom_quants; GGUF-Tool-Suite
+The first three search a regular expression anywhere in the tensor's name and let the first that is
+found decide. Each has its own traps; those that a text falls into come back as notes. What a text
+means for a model is decided elsewhere. Sources: llama.cpp tools/quantize/quantize.cpp (August
+2026); ik_llama.cpp examples/quantize/quantize.cpp, parse_custom_quants; GGUF-Tool-Suite
 quant_downloader.sh.
 """
 
@@ -22,6 +23,33 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
+
+_FILE_TYPES = (
+    "Q1_0 40, Q2_0 41, Q4_0 2, Q4_1 3, MXFP4_MOE 38, Q5_0 8, Q5_1 9, IQ2_XXS 19, IQ2_XS 20, "
+    "IQ2_S 28, IQ2_M 29, IQ1_S 24, IQ1_M 31, TQ1_0 36, TQ2_0 37, Q2_K 10, Q2_K_S 21, IQ3_XXS 23, "
+    "IQ3_S 26, IQ3_M 27, Q3_K 12, IQ3_XS 22, Q3_K_S 11, Q3_K_M 12, Q3_K_L 13, IQ4_NL 25, "
+    "IQ4_XS 30, Q4_K 15, Q4_K_S 14, Q4_K_M 15, Q5_K 17, Q5_K_S 16, Q5_K_M 17, Q6_K 18, Q8_0 7, "
+    "F16 1, BF16 32, F32 0, COPY 0"
+)
+FILE_TYPES = {name: int(n) for name, n in map(str.split, _FILE_TYPES.split(", "))}
+"""llama-quantize's names and numbers of file types; of a number the first name counts."""
+_FILE_ALIASES = {"Q3_K": "q3_k_m", "Q4_K": "q4_k_m", "Q5_K": "q5_k_m", "COPY": "pure:source"}
+
+
+def file_type(text: str) -> str | None:
+    """A file type as llama-quantize spells it, from its name in any case or its number; None for
+    anything else. That tool takes "8-bit.gguf" for the number 8 too.
+    """
+    if text.upper() in FILE_TYPES:
+        return text.upper()
+    if text.isascii() and text.isdigit():
+        return next((name for name, number in FILE_TYPES.items() if number == int(text)), None)
+    return None
+
+
+def recipe_of(name: str) -> str:
+    """The recipe of a file type, if there is one."""
+    return _FILE_ALIASES.get(name, name.lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Keys, Metadata, size_label
 
 from .container import Value, array, text
-from .errors import SourceError
+from .errors import SourceError, UsageError
 
 # An id of a model hub: "organization/name", no path.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -52,6 +53,7 @@ def general(
     parameters: tuple[int, int, int, int],
     model_name: str | None = None,
     kind: str = GGUFType.MODEL,
+    stated: Mapping[str, Any] | None = None,
     warnings: list[str] | None = None,
 ) -> dict[str, Value]:
     """The keys from general.type on, in the order of llama.cpp's converter.
@@ -61,6 +63,7 @@ def general(
     model_name  what the user calls the model; else the card or config.json says it, or
                 general.name is missing
     kind        general.type
+    stated      what `stated` has read from the user's file: it beats the card
     warnings    gets what cannot be used
     general.architecture belongs before them; general.file_type and general.quantization_version
     come later and are the caller's.
@@ -79,16 +82,74 @@ def general(
     for key, value in _generation(directory).items():
         if key in _SAMPLING:
             setattr(metadata, _SAMPLING[key], value)
+    for field, value in (stated or {}).items():
+        setattr(metadata, field, value)
     if model_name is not None:
         metadata.name = model_name
     if metadata.size_label is None and parameters[0] > 0:
         metadata.size_label = size_label(*parameters)
+    return {Keys.General.TYPE: text(kind)} | _written(metadata, told)
+
+
+def stated(path: Path) -> dict[str, Any]:
+    """A file of metadata as llama.cpp's converter takes it with `--metadata`: a JSON object with
+    keys such as general.author, and lists of objects as general.base_models and general.datasets.
+    By fields of gguf.Metadata. Raises UsageError for a file that is not there or has other keys.
+    """
+    if not path.is_file():
+        raise UsageError(f"--metadata {path}: no such file")
+    known = _fields_by_key()
+    found = {}
+    for key, value in _json(path).items():
+        if key not in known:
+            raise UsageError(
+                f"--metadata {path.name}: no key of a file of metadata: {key!r}",
+                hint=f"keys are {', '.join(known)}",
+            )
+        kind = _LISTED.get(known[key])
+        items = value if kind is not None and isinstance(value, list) else [value]
+        if (kind is not None) != isinstance(value, list) or not all(
+            isinstance(item, kind or (str, int, float)) for item in items
+        ):
+            wanted = (
+                "a list of objects"
+                if kind is dict
+                else "a list of texts"
+                if kind
+                else "a text or number"
+            )
+            raise UsageError(
+                f"--metadata {path.name}: {key}: expected {wanted}, got {json.dumps(value)}"
+            )
+        found[known[key]] = value
+    told: list[str] = []
+    _written(Metadata(**found), told)
+    if told:
+        raise UsageError(f"--metadata {path.name}: {told[0].removesuffix('; left out')}")
+    return found
+
+
+_LISTED = {"base_models": dict, "datasets": dict, "tags": str, "languages": str}
+
+
+def values_of(stated: Mapping[str, Any]) -> dict[str, Value]:
+    """The keys for what `stated` has read, and no others."""
+    return _written(Metadata(**stated), [])
+
+
+def _fields_by_key() -> dict[str, str]:
+    names = [field.name for field in fields(Metadata)]
+    spelled = {"base_models": "general.base_models", "datasets": "general.datasets"}
+    return {spelled.get(n) or getattr(Keys.General, n.upper()): n for n in names}
+
+
+def _written(metadata: Metadata, told: list[str]) -> dict[str, Value]:
+    """What gguf writes for it. `told` gets what cannot be used."""
     nameless = metadata.name is None
-    metadata.name = metadata.name or ""
+    metadata = replace(metadata, name=metadata.name or "")
     recorder = GGUFWriter(None, "")
     metadata.set_gguf_meta_model(recorder)
-
-    made = {Keys.General.TYPE: text(kind)}
+    made = {}
     for key, entry in recorder.kv_data[0].items():
         if key == Keys.General.ARCHITECTURE or (nameless and key == Keys.General.NAME):
             continue

@@ -32,13 +32,18 @@ class Options:
     edges          N=TYPE: at least TYPE in the first and last N blocks
     target         where the file is to run, such as "vulkan": notes say what is slow there
     set_roles      ROLE=TYPE, first match wins, before tensor_types
-    tensor_types   REGEX=TYPE, first match wins
+    tensor_types   REGEX=TYPE, first match wins; read as llama-quantize reads them where it is
+                   mirrored
     mtp            keep multi-token-prediction blocks that the checkpoint has
     fuse_gate_up_exps  gate and up of stacked experts become one tensor
     tokenizer_pre  value of tokenizer.ggml.pre where it cannot be recognised
     model_name     value of general.name
+    metadata       a file of general.* keys, as llama.cpp's converter takes it
+    override_kv    KEY=TYPE:VALUE, over whatever the output would have
+    prune_layers   blocks to leave out, such as "3,7,20-25"
     scan           read the data once before planning
     imatrix        importance matrices, GGUF or legacy; several are merged
+    include_weights, exclude_weights  parts of names: what of the imatrix is used, or is not
     on_outlier     "error", or "bf16": a tensor whose scales would be infinite is written in BF16
                    (implies scan)
     on_inexact     of packed INT4 weights with a scale that float16 does not hold: "error";
@@ -66,10 +71,15 @@ class Options:
     fuse_gate_up_exps: bool = False
     tokenizer_pre: str | None = None
     model_name: str | None = None
+    metadata: str | os.PathLike[str] | None = None
+    override_kv: Sequence[str] = ()
+    prune_layers: str | None = None
     scan: bool = False
     on_outlier: OnOutlier = "error"
     on_inexact: sources.OnInexact = "error"
     imatrix: Sequence[str | os.PathLike[str]] = ()
+    include_weights: Sequence[str] = ()
+    exclude_weights: Sequence[str] = ()
     custom_q: Sequence[str] = ()
     tensor_type_files: Sequence[str | os.PathLike[str]] = ()
     thireus: Sequence[str | os.PathLike[str]] = ()
@@ -97,6 +107,7 @@ class Options:
             thireus=tuple(map(whole, self.thireus)),
             like=whole(self.like) if self.like is not None else None,
             config=whole(self.config) if self.config is not None else None,
+            metadata=whole(self.metadata) if self.metadata is not None else None,
         )
 
 
@@ -120,4 +131,9 @@ def recorded(options: Options) -> list[str]:
     chosen += ["--fuse-gate-up-exps"] if options.fuse_gate_up_exps else []
     chosen += [f"--tokenizer-pre {options.tokenizer_pre}"] if options.tokenizer_pre else []
     chosen += [f"--model-name {options.model_name}"] if options.model_name is not None else []
+    chosen += [f"--metadata {Path(options.metadata).name}"] if options.metadata is not None else []
+    chosen += [f"--override-kv {o}" for o in options.override_kv]
+    chosen += [f"--prune-layers {options.prune_layers}"] if options.prune_layers else []
+    chosen += [f"--include-weights {o}" for o in options.include_weights]
+    chosen += [f"--exclude-weights {o}" for o in options.exclude_weights]
     return chosen

@@ -78,6 +78,7 @@ def opened(
     fuse: bool = False,
     pre: str | None = None,
     model_name: str | None = None,
+    metadata: Path | None = None,
     on_inexact: sources.OnInexact = "error",
 ) -> Iterator[Placement]:
     """Open what `src` names: a folder or safetensors file, or a `.gguf` file, here or at an address
@@ -90,6 +91,7 @@ def opened(
     mtp         keep blocks of multi-token prediction
     fuse        gate and up of stacked experts become one tensor
     pre         tokenizer.ggml.pre, model_name  general.name
+    metadata    a file of general.* keys
     on_inexact  what becomes of packed weights whose scale float16 does not hold
     Raises the errors of ggufmix.errors.
     """
@@ -105,8 +107,11 @@ def opened(
     of_it = _Choice(os.fspath(src), component, fuse)
     suffix = sources.suffix(src)
     listed = suffix == sources.LISTING_SUFFIX and not sources.is_remote(src)
-    if listed and (pre is not None or model_name is not None):
-        raise UsageError(f"{src}: --tokenizer-pre and --model-name are for checkpoints")
+    if listed and (pre is not None or model_name is not None or metadata is not None):
+        raise UsageError(
+            f"{src}: --tokenizer-pre, --model-name and --metadata are for checkpoints and files"
+        )
+    stated = general.stated(metadata) if metadata is not None else {}
     if listed:
         yield of_it.made(_of_listing(sources.read_listing(Path(src)), config, arch, mtp))
         return
@@ -114,7 +119,7 @@ def opened(
         raise UsageError(f"{src}: --config and --arch are for listings (.tsv)")
     if suffix == ".gguf":
         with sources.open_gguf(src) as file:
-            whole = _of_gguf(file, pre=pre, model_name=model_name)
+            whole = _of_gguf(file, pre=pre, model_name=model_name, stated=stated)
             yield of_it.made(whole if mtp else _without_mtp(src, whole))
         return
     with sources.open_checkpoint(src) as checkpoint:
@@ -142,6 +147,7 @@ def opened(
             parameters=model.parameters,
             model_name=model_name,
             kind=GGUFType.MMPROJ if component == "mmproj" else GGUFType.MODEL,
+            stated=stated,
             warnings=warnings,
         )
         values |= model.values
@@ -240,13 +246,16 @@ _OURS = ("split.", "ggufmix.")
 """Beginnings of keys that are not carried over: of the parts of the source, and its provenance."""
 
 
-def _of_gguf(found: GgufFile, *, pre: str | None, model_name: str | None) -> Placement:
+def _of_gguf(
+    found: GgufFile, *, pre: str | None, model_name: str | None, stated: Mapping[str, Any]
+) -> Placement:
     arch = found.values.get("general.architecture")
     if arch is None or not isinstance(arch.data, str):
         raise SourceError(f"{found.where}: expected general.architecture, the header has none")
     if not found.tensors:
         raise SourceError(f"{found.where}: expected tensors, the header lists none")
     values = {k: v for k, v in found.values.items() if not k.startswith(_OURS)}
+    values |= general.values_of(stated)
     if pre is not None:
         values["tokenizer.ggml.pre"] = text(pre)
     if model_name is not None:

@@ -16,10 +16,21 @@ from pathlib import Path
 
 import gguf
 
-from . import checksums, imatrix, placing, planning, rules, scanning, sources, writing
+from . import (
+    checksums,
+    imatrix,
+    overriding,
+    placing,
+    planning,
+    pruning,
+    rules,
+    scanning,
+    sources,
+    writing,
+)
 from .codecs import Encoder, encoder
 from .container import Value, array, text, texts, u32
-from .errors import FormatError, SourceError
+from .errors import FormatError, SourceError, UsageError
 from .options import Options, recorded
 from .placing import Placement
 from .planning import Plan
@@ -64,7 +75,7 @@ def prepared_each(
     """
     options = asked[0]
     chosen = [_choices(one) for one in asked]  # what is wrong there is said before a source is read
-    importance = imatrix.read(options.imatrix) if options.imatrix else None
+    importance = _importance(options)
     with placing.opened(
         src,
         config=Path(options.config) if options.config is not None else None,
@@ -74,12 +85,19 @@ def prepared_each(
         fuse=options.fuse_gate_up_exps,
         pre=options.tokenizer_pre,
         model_name=options.model_name,
+        metadata=Path(options.metadata) if options.metadata is not None else None,
         on_inexact=options.on_inexact,
-    ) as model:
+    ) as whole:
+        pruned = pruning.prune(whole, options.prune_layers)
+        model = pruned.model
+        said = _words(options, model, importance)
         ordered = planning.in_order(model.tensors)
-        facts = _facts(model, imatrix=importance is not None)
+        facts = _facts(model, {**model.values, **said}, imatrix=importance is not None)
+        if pruned.blocks is not None and options.mirror == "llama.cpp":
+            facts = replace(facts, blocks=pruned.blocks)  # its mixtures go on counting them
+        importance = importance.renamed(pruned.name) if importance is not None else None
         deciding = [
-            _Deciding.of(one, choices, wishes, model, ordered, facts, importance)
+            _Deciding.of(one, choices, wishes, model, said, ordered, facts, importance)
             for one, (choices, wishes) in zip(asked, chosen, strict=True)
         ]
         plans = [
@@ -123,6 +141,7 @@ class _Deciding:
         choices: rules.Choices,
         wishes: Wishes,
         model: Placement,
+        said: Mapping[str, Value],
         ordered: Sequence[Placed],
         facts: rules.Facts,
         importance: imatrix.Imatrix | None,
@@ -130,13 +149,14 @@ class _Deciding:
         if choices.recipe.name == rules.AUTO:
             choices = replace(choices, recipe=rules.recipe(rules.as_stored(model.tensors)))
         values = dict(model.values)
-        values["general.file_type"] = u32(gguf.LlamaFileType[choices.recipe.file_type])
+        values["general.file_type"] = _file_type(choices.recipe, model)
         values["general.quantization_version"] = u32(gguf.GGML_QUANT_VERSION)
         values |= model.words
-        values |= importance.keys() if importance is not None else {}
+        values |= said
         values |= _provenance(options, choices, model.files)
         own_file = choices.recipe if options.recipe.lower().endswith(".toml") else None
-        settled = settle(wishes, ordered, facts, own_file)
+        mirrored = choices.recipe if options.mirror == "llama.cpp" else None
+        settled = settle(wishes, ordered, facts, own_file, mirrored)
         choices = replace(choices, overrides=settled.overrides)
         return cls(options, choices, settled, model, ordered, facts, importance, values)
 
@@ -167,6 +187,7 @@ class _Deciding:
                 *carried.notes,
                 *weighed.notes,
                 *rules.remarks(weighed.tensors, options.target),
+                *(rules.forgone(weighed.tensors, model.arch) if options.mirror else ()),
             ),
             warnings=(*model.warnings, *self.settled.warnings, *weighed.warnings),
             imatrix=weighed.report,
@@ -194,8 +215,34 @@ class _Deciding:
         )
 
 
-def _facts(model: Placement, *, imatrix: bool) -> rules.Facts:
-    stated = rules.facts(model.arch, model.values, imatrix=imatrix)
+def _importance(options: Options) -> imatrix.Imatrix | None:
+    include, exclude = options.include_weights, options.exclude_weights
+    if options.imatrix:
+        return imatrix.read(options.imatrix).chosen(include, exclude)
+    if include or exclude:
+        raise UsageError("--include-weights and --exclude-weights choose of an --imatrix")
+    return None
+
+
+def _words(
+    options: Options, model: Placement, importance: imatrix.Imatrix | None
+) -> dict[str, Value]:
+    """What the imatrix and the user say in the header."""
+    words = importance.keys() if importance is not None else {}
+    known = {**model.values, **model.words, **words}
+    return words | overriding.overridden(options.override_kv, known)
+
+
+def _file_type(recipe: rules.Recipe, model: Placement) -> Value:
+    """general.file_type; a copy keeps the one it has."""
+    stated = model.values.get("general.file_type")
+    if recipe.name == rules.COPY and stated is not None:
+        return stated
+    return u32(gguf.LlamaFileType[recipe.file_type])
+
+
+def _facts(model: Placement, values: Mapping[str, Value], *, imatrix: bool) -> rules.Facts:
+    stated = rules.facts(model.arch, values, imatrix=imatrix)
     if not model.shapes:
         return stated
     found = rules.facts_from_shapes(model.arch, model.tensors, imatrix=imatrix)
@@ -235,6 +282,7 @@ def _choices(options: Options) -> tuple[rules.Choices, Wishes]:
         tensor_type_files=[Path(p) for p in options.tensor_type_files],
         thireus=[Path(p) for p in options.thireus],
         like=Path(options.like) if options.like is not None else None,
+        mirror=options.mirror,
     )
     choices = rules.Choices(
         recipe=rules.recipe(options.recipe),

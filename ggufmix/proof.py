@@ -38,12 +38,16 @@ _FIELDS = {
     "--on-inexact": "on_inexact",
     "--tokenizer-pre": "tokenizer_pre",
     "--model-name": "model_name",
+    "--prune-layers": "prune_layers",
 }
 _LISTS = {
     "--edges": "edges",
     "--set": "set_roles",
     "--tensor-type": "tensor_types",
     "--custom-q": "custom_q",
+    "--override-kv": "override_kv",
+    "--include-weights": "include_weights",
+    "--exclude-weights": "exclude_weights",
 }
 _FLAGS = {
     "--allow-requantize": ("allow_requantize", True),

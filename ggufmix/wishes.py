@@ -14,7 +14,9 @@ from pathlib import Path
 from . import dialects, rules, sources
 from .errors import UsageError
 from .outline import Use
-from .rules import Override
+from .rules import COPY, Override
+from .rules.recipes import PURE
+from .rules.roles import HEAD, is_tied
 from .tensor import Placed
 
 
@@ -23,7 +25,8 @@ class Wishes:
     """Overrides in order of precedence.
 
     own       typed for this model: each must decide something
-    imported  (override, origin): rules that may be shared between models
+    imported  (override, origin): rules that may be shared between models, or typed as for
+              llama-quantize, which says nothing of one that decides nothing
     complete  origins that mean to name every tensor, as Thireus' recipes do
     like      tensor name -> type, of the file that this one shall be like
     """
@@ -53,18 +56,28 @@ def gather(
     tensor_type_files: Iterable[Path] = (),
     thireus: Sequence[Path] = (),
     like: Path | None = None,
+    mirror: rules.Mirror | None = None,
 ) -> Wishes:
-    """Read every way to ask for types. Earlier arguments come before later ones. Raises
-    UsageError.
+    """Read every way to ask for types. Earlier arguments come before later ones.
+
+    mirror  of "llama.cpp" `tensor_types` are read as llama-quantize reads them
+    Raises UsageError.
     """
     tensor_types = list(tensor_types)
-    notes = [note for o in tensor_types for note in _capitals(o)]
-    own = [(rules.override_by_role(o), "--set") for o in set_roles]
-    own += [(rules.override_by_pattern(o), "--tensor-type") for o in tensor_types]
-    readings = [("--custom-q", dialects.custom_q(",".join(custom_q)))] if custom_q else []
+    typed = [(rules.override_by_role(o), "--set") for o in set_roles]
+    readings = []
+    notes = []
+    if mirror != "llama.cpp":
+        notes = [note for o in tensor_types for note in _capitals(o)]
+        typed += [(rules.override_by_pattern(o), _TYPED) for o in tensor_types]
+    elif tensor_types:
+        readings = [(_TYPED, dialects.tensor_types(tensor_types))]
+    readings += [("--custom-q", dialects.custom_q(",".join(custom_q)))] if custom_q else []
     readings += [(p.name, dialects.tensor_type_file(p)) for p in tensor_type_files]
     readings += [(p.name, dialects.thireus(p)) for p in thireus]
     imported = [(_override(line), origin) for origin, r in readings for line in r.lines]
+    own = [] if mirror == "llama.cpp" else typed
+    imported = [*typed, *imported] if mirror == "llama.cpp" else imported
     alike = None
     if like is not None:
         listing = sources.read_gguf(like, rules.foreign_formats())
@@ -72,6 +85,9 @@ def gather(
     notes += [n for _, r in readings for n in r.notes]
     complete = frozenset(p.name for p in thireus)
     return Wishes(tuple(own), tuple(imported), complete, alike, tuple(notes))
+
+
+_TYPED = "--tensor-type"
 
 
 def _capitals(text: str) -> list[str]:
@@ -87,11 +103,13 @@ def settle(
     placed: Sequence[Placed],
     facts: rules.Facts,
     recipe: rules.Recipe | None = None,
+    mirrored: rules.Recipe | None = None,
 ) -> Settled:
     """Find out which rules decide something for a model. Those that do not are left out where they
     were imported, with a warning; `rules.decide` refuses them where they were typed.
 
-    recipe  a recipe file of the user's own: its entries are looked at too
+    recipe    a recipe file of the user's own: its entries are looked at too
+    mirrored  what is written as llama-quantize does
     """
     plain = rules.decide(placed, facts, rules.Choices(rules.recipe("f32"), gates="recipe"))
     held = {
@@ -100,12 +118,15 @@ def settle(
         if d.reason.startswith("must:")
     }
     asked = [*wishes.own, *wishes.imported]
+    warnings: list[str] = []
+    if mirrored is not None:
+        asked, warnings = _as_llama_quantize(asked, placed, mirrored)
+    asked = [(o.resolved(tied=is_tied(placed)), origin) for o, origin in asked]
     n_own = len(wishes.own)
     hits = [[p for p in placed if o.holds(p)] for o, _ in asked]
     taken: dict[str, str] = {}
     uses: list[Use] = []
     kept: list[Override] = []
-    warnings = []
     for i, ((override, origin), matched) in enumerate(zip(asked, hits, strict=True)):
         free = [p for p in matched if p.name not in held]
         won = [p for p in free if p.name not in taken]
@@ -114,7 +135,7 @@ def settle(
         taken |= {p.name: override.text for p in won}
         if won or i < n_own:
             kept.append(override)
-        elif matched and not free and all(held[p.name] == override.encoder.name for p in matched):
+        elif matched and not free and all(_is(override, held[p.name]) for p in matched):
             continue  # says what is so anyway, as other tools' recipes do of norms
         else:
             warnings.append(_why_idle(use, matched, held))
@@ -136,6 +157,43 @@ def settle(
         tuple(notes),
         tuple(warnings),
     )
+
+
+def _is(override: Override, kind: str) -> bool:
+    return override.encoder is not None and override.encoder.name == kind
+
+
+_Asked = list[tuple[Override, str]]
+
+
+def _as_llama_quantize(
+    asked: _Asked, placed: Sequence[Placed], recipe: rules.Recipe
+) -> tuple[_Asked, list[str]]:
+    """The rules that llama-quantize would look at, in its order, and sentences on the others.
+
+    A type for the head reaches embeddings that serve as head only through the mixture, so after
+    every rule of `--tensor-type`. Source: llama-quant.cpp, llama_tensor_get_type (August 2026).
+    """
+    all_alike = f"llama-quantize asks no rule where all is {recipe.default}"
+    floats = recipe.default in ("F32", "F16", "BF16")
+    tied = is_tied(placed)
+    kept: _Asked = []
+    last: _Asked = []
+    warnings = []
+    for override, origin in asked:
+        idle = None
+        late = tied and HEAD in override.roles
+        if recipe.name == COPY:
+            idle = "a copy changes no type"
+        elif floats and (late or override.pattern is not None):
+            idle = all_alike
+        elif late and recipe.name.startswith(PURE):
+            idle = "without a mixture the embeddings are no head"
+        if idle is None:
+            (last if late else kept).append((override, origin))
+        else:
+            warnings.append(f"{origin}: {override.text} decides nothing: {idle}")
+    return [*kept, *last], warnings
 
 
 def _override(line: dialects.Line) -> Override:

@@ -43,6 +43,8 @@ MAY_IMPORT = {
     "placing": NOUNS | {"general", "models", "sources", "tokenizer"},
     "tracing": NOUNS | {"models"},
     "calibrating": NOUNS | {"imatrix", "sources", "tracing", "writing"},
+    "overriding": NOUNS | {"mending"},
+    "pruning": NOUNS | {"placing", "rules"},
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
@@ -51,8 +53,8 @@ MAY_IMPORT = {
     "options": {"rules", "sources"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "preparing": NOUNS
-    | {"imatrix", "options", "placing", "profiling", "rules", "scanning", "sources", "wishes"}
-    | {"writing"},
+    | {"imatrix", "options", "overriding", "placing", "profiling", "pruning", "rules"}
+    | {"scanning", "sources", "wishes", "writing"},
     "pipeline": NOUNS
     | {"fingerprints", "naming", "options", "outputs", "placing", "preparing", "profiling"}
     | {"reusing", "scanning", "splitting", "writing"},
@@ -70,6 +72,7 @@ MAY_IMPORT = {
         "calibrating",
         "clustering",
         "codecs",
+        "dialects",
         "errors",
         "evaluating",
         "fp8",

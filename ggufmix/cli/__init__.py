@@ -26,6 +26,7 @@ from . import (
     looking,
     meta,
     plan,
+    quantize,
     recipes,
     report,
     running,
@@ -43,6 +44,7 @@ app = typer.Typer(
 COMMANDS = (
     convert.convert,
     plan.plan,
+    quantize.quantize,
     imatrix.imatrix,
     calibrate.calibrate,
     fp8.fp8,

@@ -4,6 +4,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from ..errors import UsageError
 from .options import Source, Threads, takes_choices
+from .plan import show
 from .said import note, say, shown
 from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
@@ -53,6 +55,13 @@ def convert(
     threads: Threads = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output.")
+    ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option("--skip-existing", help="Leave outputs alone that are there already."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, as `plan` does; write nothing.")
     ] = False,
     resume: Annotated[
         bool,
@@ -110,6 +119,23 @@ def convert(
         split = limits(*wanted, bare_first=no_tensor_first_split)
     if keep_split and (split is not None or no_tensor_first_split):
         raise UsageError("--keep-split: says already what the parts are, leave the others out")
+    if skip_existing and overwrite:
+        raise UsageError("--skip-existing and --overwrite: expected one of them, got both")
+    if dry_run:
+        with progress.shown() as bar:
+            plans = [
+                pipeline.plan(
+                    src,
+                    options=replace(options, recipe=recipe),
+                    threads=threads,
+                    progress=bar.step,
+                )
+                for recipe in recipes
+            ]
+        say(plans)
+        for made in plans:
+            show(made)
+        return
     begun: list[Path] = []
 
     def planned(plans: Sequence["Plan"], paths: Sequence[Sequence[Path]]) -> None:
@@ -128,6 +154,7 @@ def convert(
             options=options,
             threads=threads,
             overwrite=overwrite,
+            skip_existing=skip_existing,
             resume=resume,
             verify=verify,
             split=split,
@@ -137,9 +164,24 @@ def convert(
             planned=planned,
             engine=_cluster(engine, scheduler),
         )
+        skipped = [result for result in results if result.skipped]
+        results = [result for result in results if not result.skipped]
         if sha256sums:
             for paths in _by_folder(results):
                 sumfile.record(paths, bar.step)
+    for result in skipped:
+        note(f"{shown_paths(result.paths)}: there already, left as it is")
+    tell(results)
+    if spent is not None:
+        report.console(stderr=True).print(report.spent(spent.stages, spent.clock))
+    if verify:
+        judge(results)
+
+
+def tell(results: Sequence["Result"]) -> None:
+    """Say what was written, and what was lost in it."""
+    from .. import report
+
     for result in results[:1]:  # said of the run as a whole
         if result.resumed:
             n_tensors = len({t.name for r in results for t in r.plan.tensors})
@@ -159,10 +201,6 @@ def convert(
             f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits "
             f"per weight, {plan.recipe}"
         )
-    if spent is not None:
-        report.console(stderr=True).print(report.spent(spent.stages, spent.clock))
-    if verify:
-        judge(results)
 
 
 def _by_folder(results: Sequence["Result"]) -> list[list[Path]]:

@@ -30,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 DEFAULT = "q8_0"
 OF_MMPROJ = "auto"
+OUTTYPES = "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "auto"
 _SEVERAL = "convert writes a file for each of several; `plan --versus` compares two"
 
 
@@ -49,6 +50,17 @@ def _choices(
             help="Recipe name (see `recipes`), or a .toml file; q8_0 by default, of --mmproj auto.",
         ),
     ] = None,
+    outtype: Annotated[
+        str | None,
+        typer.Option(
+            "--outtype",
+            metavar="f32|f16|bf16|q8_0|auto",
+            help="As llama.cpp's converter has it: --recipe with --mirror llama.cpp.",
+        ),
+    ] = None,
+    pure: Annotated[  # noqa: ARG001 - takes_choices looks at it
+        bool, typer.Option("--pure", help="The recipe's default type, without its mixture.")
+    ] = False,
     gates: Annotated[
         str,
         typer.Option(
@@ -90,6 +102,22 @@ def _choices(
             "--tensor-type", metavar="REGEX=TYPE", help="A type for names; first match wins."
         ),
     ] = None,
+    token_embedding_type: Annotated[
+        str | None,
+        typer.Option("--token-embedding-type", metavar="TYPE", help="--set embeddings=TYPE."),
+    ] = None,
+    output_tensor_type: Annotated[
+        str | None,
+        typer.Option(
+            "--output-tensor-type",
+            metavar="TYPE",
+            help="--set head=TYPE: the output matrix, or the embeddings that serve as one.",
+        ),
+    ] = None,
+    leave_output_tensor: Annotated[
+        bool,
+        typer.Option("--leave-output-tensor", help="--set output=SOURCE: as the source has it."),
+    ] = False,
     custom_q: Annotated[
         list[str] | None,
         typer.Option(
@@ -132,6 +160,24 @@ def _choices(
     model_name: Annotated[
         str | None, typer.Option(metavar="NAME", help="general.name of the output.")
     ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option("--metadata", metavar="FILE.json", help="general.* keys, over the card's."),
+    ] = None,
+    override_kv: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override-kv",
+            metavar="KEY=TYPE:VALUE",
+            help="Set a key of the output; TYPE is int, float, bool, str or one of GGUF.",
+        ),
+    ] = None,
+    prune_layers: Annotated[
+        str | None,
+        typer.Option(
+            "--prune-layers", metavar="3,7,20-25", help="Leave blocks out and number the rest anew."
+        ),
+    ] = None,
     scan: Annotated[
         bool, typer.Option("--scan", help="Read the data once before planning; say what won't fit.")
     ] = False,
@@ -152,6 +198,16 @@ def _choices(
         list[Path] | None,
         typer.Option("--imatrix", metavar="FILE", help="Importance matrix; several are merged."),
     ] = None,
+    include_weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--include-weights", metavar="PART", help="Importance for names with PART alone."
+        ),
+    ] = None,
+    exclude_weights: Annotated[
+        list[str] | None,
+        typer.Option("--exclude-weights", metavar="PART", help="Importance for names without it."),
+    ] = None,
     allow_requantize: Annotated[
         bool,
         typer.Option(
@@ -163,6 +219,8 @@ def _choices(
 
     if mmproj and mtp:
         raise UsageError("--mmproj, --mtp: expected one of them, got both")
+    if outtype is not None:
+        mirror = "llama.cpp"
     return Options(
         recipe=recipe[0] if recipe else default(mmproj=mmproj),
         gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
@@ -172,7 +230,10 @@ def _choices(
         else _one_of("--fallback", fallback, ("quality", "llama.cpp", "ik", "error")),
         edges=tuple(edges or ()),
         target=target,
-        set_roles=tuple(set_roles or ()),
+        set_roles=(
+            *(set_roles or ()),
+            *roles_of(token_embedding_type, output_tensor_type, leave_output=leave_output_tensor),
+        ),
         tensor_types=tuple(tensor_types or ()),
         custom_q=tuple(custom_q or ()),
         tensor_type_files=tuple(tensor_type_file or ()),
@@ -183,10 +244,15 @@ def _choices(
         fuse_gate_up_exps=fuse_gate_up_exps,
         tokenizer_pre=tokenizer_pre,
         model_name=model_name,
+        metadata=metadata,
+        override_kv=tuple(override_kv or ()),
+        prune_layers=prune_layers,
         scan=scan,
         on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
         on_inexact=_one_of("--on-inexact", on_inexact, ("error", "nearest", "f32")),
         imatrix=tuple(imatrix or ()),
+        include_weights=tuple(include_weights or ()),
+        exclude_weights=tuple(exclude_weights or ()),
         allow_requantize=allow_requantize,
     )
 
@@ -202,7 +268,10 @@ def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def run(**given: Any) -> None:
-        recipes = given["recipe"] or [default(mmproj=given["mmproj"])]
+        named = given["recipe"] or [default(mmproj=given["mmproj"])]
+        if given["outtype"] is not None:
+            named = [_outtype(given["outtype"], given["recipe"], given["mirror"])]
+        recipes = given["recipe"] = _pure(named) if given["pure"] else named
         if several:
             given["recipes"] = recipes
         elif len(recipes) > 1:
@@ -215,6 +284,36 @@ def takes_choices(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in both}
     return run
+
+
+def roles_of(
+    token_embeddings: str | None, output: str | None, *, leave_output: bool
+) -> tuple[str, ...]:
+    """llama-quantize's options for single tensors as ROLE=TYPE, in its order of precedence."""
+    found = ["output=SOURCE"] if leave_output else []
+    found += [f"embeddings={token_embeddings}"] if token_embeddings is not None else []
+    found += [f"head={output}"] if output is not None else []
+    return tuple(found)
+
+
+def _outtype(asked: str, recipes: list[str] | None, mirror: str | None) -> str:
+    """The recipe for what llama.cpp's converter calls an outtype. Raises UsageError."""
+    if recipes or mirror not in (None, "llama.cpp"):
+        raise UsageError(
+            "--outtype: is a --recipe with --mirror llama.cpp, leave those out",
+            hint="--recipe alone protects what is fragile",
+        )
+    name: str = _one_of("--outtype", asked, OUTTYPES)
+    if name.startswith("tq"):
+        raise UsageError(f"--outtype {name}: there is no encoder of ternary types here yet")
+    return name
+
+
+def _pure(recipes: list[str]) -> list[str]:
+    """The same without their mixtures. Raises UsageError."""
+    if files := [name for name in recipes if name.lower().endswith(".toml")]:
+        raise UsageError(f"--pure: is for built-in recipes, {files[0]} says itself what it mixes")
+    return [name if name.lower().startswith("pure:") else f"pure:{name}" for name in recipes]
 
 
 def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:

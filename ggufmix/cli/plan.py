@@ -57,7 +57,7 @@ def plan(
     options: "Options",
 ) -> None:
     """Show every tensor, its type, the reason and the exact bytes. Writes nothing."""
-    from .. import pipeline, progress, report, review
+    from .. import pipeline, progress, review
 
     if versus is not None and export is not None:
         raise UsageError("--versus and --export: expected one of them, got both")
@@ -74,6 +74,13 @@ def plan(
             note(sentence)
         sys.stdout.write(exported.text)
         return
+    show(made, as_json=as_json, summary=summary)
+
+
+def show(made: "Plan", *, as_json: bool = False, summary: bool = False) -> None:
+    """Print a plan: on stdout, for people or for machines."""
+    from .. import report, review
+
     described = review.described(made)
     if as_json:
         print(json.dumps(described, indent=1, default=_readable))

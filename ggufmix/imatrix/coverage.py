@@ -96,6 +96,7 @@ class Assigned:
 class _Found:
     served: int = 0
     without: list[Planned] = field(default_factory=list)
+    left_out: list[Planned] = field(default_factory=list)
     misfits: list[str] = field(default_factory=list)
     instead: dict[str, str] = field(default_factory=dict)
     unrouted: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -113,7 +114,7 @@ def assign(tensors: Sequence[Planned], given: Imatrix | None, *, exact: bool = F
     """
     found = _Found()
     made = tuple(_served(t, given, found, exact) for t in tensors)
-    for t in found.without:
+    for t in (*found.without, *found.left_out):
         if t.encoder.importance == "REQUIRED":
             raise ImportanceError(
                 f"{t.name}: {t.encoder} needs importance"
@@ -139,6 +140,7 @@ def assign(tensors: Sequence[Planned], given: Imatrix | None, *, exact: bool = F
             **described(given),
             "with": found.served,
             "without": [t.name for t in found.without],
+            "left_out": [t.name for t in found.left_out],
             "instead": found.instead,
             "unrouted": {name: list(experts) for name, experts in found.unrouted.items()},
             "zero": {name: list(experts) for name, experts in found.zero.items()},
@@ -163,6 +165,9 @@ def _served(t: Planned, given: Imatrix | None, found: _Found, exact: bool) -> Pl
         return t
     vectors = _vectors(t, given, found, exact) if given is not None else None
     if t.encoder.importance == "NONE":
+        return t
+    if vectors is None and given is not None and given.leaves_out(t.name):
+        found.left_out.append(t)
         return t
     if vectors is None:
         found.without.append(t)
@@ -201,7 +206,7 @@ def _vectors(t: Planned, given: Imatrix, found: _Found, exact: bool) -> Vectors 
             )
         found.misfits.append(sentence)
         return None
-    for name in () if exact else alternatives(t.name):
+    for name in () if exact or given.leaves_out(t.name) else alternatives(t.name):
         entry = given.entries.get(name)
         if entry is not None and (fit := _fit(entry, t, exact)) is not None:
             return Vectors(entry, t.placed.tensor.cols, fit)
@@ -278,11 +283,15 @@ def _spans(n_values: int, cols: int) -> Iterator[tuple[int, int]]:
 
 def _notes(given: Imatrix, found: _Found, tensors: Sequence[Planned]) -> Iterator[str]:
     chunks = f", {given.chunk_count} chunks" if given.chunk_count > 0 else ""
-    able = found.served + len(found.without)
+    able = found.served + len(found.without) + len(found.left_out)
     yield (
         f"importance from {given.name}: {len(given.entries)} entries{chunks}; {found.served} of "
         f"{able} tensors whose type uses importance have it"
     )
+    if found.left_out:
+        asked = "--include-weights" if given.include else "--exclude-weights"
+        names = [t.name for t in found.left_out]
+        yield f"{_tensors(names)} without importance, as {asked} says: {_some(names)}"
     if found.instead:
         pairs = [f"{name} (from {other})" for name, other in found.instead.items()]
         yield (
@@ -318,6 +327,9 @@ def _warnings(
             yield f"{_tensors(worst)} with {what}: " + _some(
                 [f"{len(odd[name])} in {name}" for name in worst]
             )
+    if given.idle:
+        flag = "--include-weights" if given.include else "--exclude-weights"
+        yield f"{flag} {', '.join(given.idle)}: in no name of an entry of {given.name}"
     if unmatched:
         yield (
             f"{len(unmatched)} entries of {given.name} are of no tensor of this model: "

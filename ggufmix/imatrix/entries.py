@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..container import Value, text, u32
-from ..errors import ImportanceError
+from ..errors import ImportanceError, UsageError
 from .files import File, Piece, index
 
 CHUNK_SIZE = 512
@@ -103,6 +103,9 @@ class Imatrix:
     datasets     texts it was computed on, as the files name them
     chunk_count  chunks it was computed on, 0 where that is not known
     chunk_size   tokens of a chunk
+    include      entries with one of these in their names are used, all where there are none
+    exclude      entries with one of these in their names are not
+    idle         those of both that no entry's name holds
     """
 
     files: tuple[File, ...]
@@ -110,6 +113,36 @@ class Imatrix:
     datasets: tuple[str, ...]
     chunk_count: int
     chunk_size: int
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    idle: tuple[str, ...] = ()
+
+    def chosen(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Imatrix:
+        """The entries that are to be used, as llama-quantize's `--include-weights` and
+        `--exclude-weights` choose them. Raises UsageError for both, and where none is left.
+        """
+        if include and exclude:
+            raise UsageError("--include-weights and --exclude-weights: expected one, got both")
+        idle = tuple(w for w in (*include, *exclude) if not any(w in name for name in self.entries))
+        made = replace(self, include=tuple(include), exclude=tuple(exclude), idle=idle)
+        kept = {name: entry for name, entry in self.entries.items() if not made.leaves_out(name)}
+        if not kept:
+            flag = "--include-weights" if include else "--exclude-weights"
+            raise UsageError(
+                f"{flag} {', '.join(include or exclude)}: leaves no entry of {self.name}",
+                hint="they are parts of names, such as ffn_down; `ggufmix imatrix FILE` lists them",
+            )
+        return replace(made, entries=kept)
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether a tensor of this name is to go without importance."""
+        wanted = not self.include or any(word in name for word in self.include)
+        return not wanted or any(word in name for word in self.exclude)
+
+    def renamed(self, name: Callable[[str], str | None]) -> Imatrix:
+        """The same under other names; entries for which there is none are left out."""
+        found = {name(old): replace(e, name=name(old) or "") for old, e in self.entries.items()}
+        return replace(self, entries={new: e for new, e in found.items() if new is not None})
 
     @property
     def last_chunk(self) -> int:

@@ -3,10 +3,11 @@
 # SPDX-License-Identifier: MIT
 
 from ..container import Value
-from .editing import Change, Edit, apply, first_part, prepare, read, restore
+from .editing import FIXED, Change, Edit, apply, first_part, prepare, read, restore
 from .values import parse, type_name
 
 __all__ = [
+    "FIXED",
     "Change",
     "Edit",
     "Value",

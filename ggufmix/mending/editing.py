@@ -29,7 +29,8 @@ from ..sources import gguf_file
 from ..writing import places
 
 PADDING = "ggufmix.padding"
-_FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count", PADDING)
+FIXED = ("general.alignment", "split.no", "split.count", "split.tensors.count", PADDING)
+"""Keys that say how a file is laid out."""
 _COPY = 1 << 26
 
 Progress = Callable[[str, int, int], None]
@@ -94,7 +95,7 @@ def prepare(path: Path, edit: Edit) -> Change:
         )
     found, old = read(path)
     for key in (*edit.set, *edit.remove):
-        if key in _FIXED:
+        if key in FIXED:
             raise UsageError(f"{key} says how the file is laid out, it cannot be edited")
     missing = [key for key in edit.remove if key not in found.values]
     if missing:

@@ -23,14 +23,15 @@ from .files import MirrorName as Mirror
 from .files import Recipe, RecipeEntry
 from .overrides import Edge, Override, edge, override_by_pattern, override_by_role
 from .places import layer_set
-from .recipes import AUTO, as_stored, checked, recipe, recipes, tag, texts_of
-from .remarks import remarks, targets
+from .recipes import AUTO, COPY, as_stored, checked, recipe, recipes, tag, texts_of
+from .remarks import forgone, remarks, targets
 from .stored import carry
 from .types import foreign_formats, is_foreign, type_named
 from .words import described, first_sentence
 
 __all__ = [
     "AUTO",
+    "COPY",
     "GATES",
     "Choices",
     "Decision",
@@ -52,6 +53,7 @@ __all__ = [
     "facts_from_shapes",
     "first_sentence",
     "foreign_formats",
+    "forgone",
     "is_foreign",
     "layer_set",
     "override_by_pattern",

@@ -11,7 +11,7 @@ from typing import Literal
 
 from ..codecs import Encoder
 from ..errors import RuleError, ShapeError, UsageError
-from ..tensor import DTYPE_NAMES, Placed
+from ..tensor import Placed
 from . import roles
 from .facts import Facts
 from .files import (
@@ -27,7 +27,7 @@ from .files import (
 )
 from .overrides import Edge, Override, without_effect
 from .places import Positions, layer_set, where_test
-from .types import plain, type_named
+from .types import plain, stored_type, type_named
 
 Gates = Literal["bf16", "f32", "recipe"]
 FallbackName = Literal["quality", "llama.cpp", "ik", "error"]
@@ -99,18 +99,20 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
         protects = tuple(p for p in protects if p.name != GATES)
     policy = choices.fallback or choices.mirror or "quality"
     fallback = shipped().fallbacks[policy]
+    tied = roles.is_tied(placed)
+    wishes = [o.resolved(tied=tied) for o in choices.overrides]
     must_of = {p.name: next((m for m in musts if _must_holds(m, p)), None) for p in placed}
-    wish_of = {p.name: next((o for o in choices.overrides if o.holds(p)), None) for p in placed}
+    wish_of = {p.name: next((o for o in wishes if o.holds(p)), None) for p in placed}
     mixture = _Mixture(placed, facts, choices, must_of, wish_of)
     held: dict[Override, Must] = {}
     effective: set[Override] = set()
-    tied, ahead = roles.is_tied(placed), _ahead(placed, facts)
+    ahead = _ahead(placed, facts)
 
     def decided(tensor: Placed) -> Decision:
         must, wish = must_of[tensor.name], wish_of[tensor.name]
         if must is not None and must.also:
-            wanted = mixture.wish(tensor) if wish is None else Decision(wish.encoder, "")
-            must = None if wanted.encoder.name in must.also else must
+            wanted = mixture.wish(tensor).encoder if wish is None else wish.of(tensor)
+            must = None if wanted.name in must.also else must
         if must is not None:
             decision = Decision(_must_type(must, tensor), f"must: {must.name}")
             if wish is not None:
@@ -119,7 +121,7 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
         elif tensor.name in choices.forced:
             decision = Decision(*choices.forced[tensor.name])
         elif wish is not None:
-            decision = Decision(wish.encoder, f"override {wish.text}")
+            decision = Decision(wish.of(tensor), f"override {wish.text}")
         else:
             decision = mixture.wish(tensor)
             decision = _raised(tensor, decision, facts, choices.edges)
@@ -145,7 +147,7 @@ def decide(placed: Sequence[Placed], facts: Facts, choices: Choices) -> list[Dec
                 f"{wish.text} matches only tensors that must be {must.type}",
                 hint=f"{must.name}: {must.why}",
             )
-    useless = without_effect(choices.overrides, effective, placed)
+    useless = without_effect(wishes, effective, placed)
     if useless is not None:
         raise useless
     return decisions
@@ -183,7 +185,7 @@ class _Mixture:
             if applied.holds(tensor, self.positions):
                 reason = f"recipe {self.recipe.name}: {applied.entry.why}"
                 return Decision(type_named(applied.entry.type), reason)
-        return Decision(self.default or _as_stored(tensor), f"recipe {self.recipe.name}")
+        return Decision(self.default or stored_type(tensor), f"recipe {self.recipe.name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,14 +243,7 @@ def _must_holds(must: Must, placed: Placed) -> bool:
 
 
 def _must_type(must: Must, tensor: Placed) -> Encoder:
-    return _as_stored(tensor) if must.type == SOURCE else type_named(must.type)
-
-
-def _as_stored(tensor: Placed) -> Encoder:
-    stored = tensor.tensor.format
-    if stored is not None:
-        return Encoder(stored.name, stored)
-    return type_named(DTYPE_NAMES.get(tensor.tensor.dtype, "F32"))
+    return stored_type(tensor) if must.type == SOURCE else type_named(must.type)
 
 
 def _raised(tensor: Placed, decision: Decision, facts: Facts, edges: Iterable[Edge]) -> Decision:

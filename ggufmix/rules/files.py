@@ -110,6 +110,7 @@ class Recipe(_Strict, frozen=True):
     base: str | None = None
     file_type: str = ""
     default: str = ""
+    pure: str = ""
     tensor: tuple[RecipeEntry, ...] = ()
     ik: tuple[RecipeEntry, ...] = ()
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..codecs import Encoder
 from ..errors import UsageError
 from ..tensor import Placed
 from . import roles
 from .facts import Facts
-from .files import nearest
-from .types import type_named
+from .files import SOURCE, nearest
+from .types import stored_type, type_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,30 @@ class Override:
     """A user's own choice of a type for tensors: by role, or by a regular expression searched in
     the name.
 
-    text is how the user spelled it. Exactly one of role and pattern is set.
+    text     how the user spelled it
+    encoder  None: as the source has it
+    roles    plain ones, and the groups "head" and "embeddings" until `resolved`
+    pattern  None where there are roles
     """
 
     text: str
-    encoder: Encoder
-    role: str | None = None
+    encoder: Encoder | None
+    roles: frozenset[str] = frozenset()
     pattern: re.Pattern[str] | None = None
 
     def holds(self, placed: Placed) -> bool:
         """Whether the override speaks for this tensor."""
-        return placed.role == self.role or (
+        return placed.role in self.roles or (
             self.pattern is not None and self.pattern.search(placed.name) is not None
         )
+
+    def of(self, placed: Placed) -> Encoder:
+        """The type of this tensor."""
+        return self.encoder or stored_type(placed)
+
+    def resolved(self, *, tied: bool) -> Override:
+        """For one model, with plain roles alone. `tied`: it has no output matrix."""
+        return replace(self, roles=roles.members(self.roles, tied=tied)) if self.roles else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +69,14 @@ class Edge:
 
 def override_by_role(text: str) -> Override:
     """`ROLE=TYPE`, ROLE as in gguf.MODEL_TENSOR or as in a tensor name: FFN_DOWN_EXP or
-    ffn_down_exps, any case.
+    ffn_down_exps, any case; "head" is the output matrix, or the embeddings that serve as one;
+    "embeddings" those of tokens, per layer too.
     """
     left, kind = _split(text, "ROLE=TYPE")
-    known = roles.names()
+    known = {**roles.names(), roles.HEAD: roles.HEAD, roles.TOKENS: roles.TOKENS}
     if left.lower() not in known:
         raise UsageError(f"--set {text}: unknown role {left!r}", hint=nearest(left.lower(), known))
-    return Override(text, _type(kind, f"--set {text}"), role=known[left.lower()])
+    return Override(text, _type(kind, f"--set {text}"), frozenset((known[left.lower()],)))
 
 
 def override_by_pattern(text: str) -> Override:
@@ -82,7 +94,10 @@ def edge(text: str) -> Edge:
     left, kind = _split(text, "N=TYPE")
     if not left.isascii() or not left.isdigit() or int(left) == 0:
         raise UsageError(f"--edges {text}: expected a number of blocks, got {left!r}")
-    return Edge(text, int(left), _type(kind, f"--edges {text}"))
+    least = _type(kind, f"--edges {text}")
+    if least is None:
+        raise UsageError(f"--edges {text}: expected a type to be the least, got {kind}")
+    return Edge(text, int(left), least)
 
 
 def without_effect(
@@ -118,8 +133,8 @@ def _split(text: str, form: str) -> tuple[str, str]:
     return left, right
 
 
-def _type(kind: str, where: str) -> Encoder:
+def _type(kind: str, where: str) -> Encoder | None:
     try:
-        return type_named(kind)
+        return None if kind.upper() == SOURCE else type_named(kind)
     except UsageError as error:
         raise UsageError(f"{where}: {error}", hint=error.hint) from error

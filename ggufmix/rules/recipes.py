@@ -19,6 +19,8 @@ from .places import layer_set, where_test
 from .types import type_named
 
 PURE = "pure:"
+COPY = f"{PURE}source"
+"""The recipe that leaves every tensor in the type it has."""
 AUTO = "auto"
 """Stands for the recipe that `as_stored` names."""
 
@@ -29,8 +31,9 @@ def recipes() -> dict[str, Recipe]:
 
 
 def recipe(name: str) -> Recipe:
-    """A built-in recipe by its name, in any case; "pure:TYPE" for one type everywhere; "auto", in
-    whose place `as_stored` puts another; or one from a `.toml` file.
+    """A built-in recipe by its name, in any case; "pure:TYPE" for one type everywhere; "pure:NAME"
+    for a built-in recipe without its mixture; "auto", in whose place `as_stored` puts another; or
+    one from a `.toml` file.
 
     Raises UsageError for an unknown name, RuleError for a file that is wrong.
     """
@@ -169,7 +172,30 @@ def _built_in_text(name: str) -> list[tuple[str, str]]:
 
 
 def _pure(kind: str) -> Recipe:
-    name = type_named(kind).name
+    if kind.upper() == SOURCE:
+        return Recipe(
+            schema=1,
+            name=COPY,
+            why="every tensor as it is",
+            tag="COPY",
+            file_type="GUESSED",
+            default=SOURCE,
+        )
+    made = recipes().get(kind.lower())
+    try:
+        name = type_named(kind).name
+    except UsageError:
+        if made is None:
+            raise
+        return msgspec.structs.replace(
+            made,
+            name=f"{PURE}{made.name}",
+            tag=tag(made),
+            why=f"{made.pure or made.default} for every tensor that rules leave free",
+            default=made.pure or made.default,
+            tensor=(),
+            ik=(),
+        )
     own = f"MOSTLY_{name}" if name != "F32" else "ALL_F32"
     small = f"{own}_S"
     known = gguf.LlamaFileType.__members__

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from ..errors import UsageError
 from ..planning import Planned
-from .deciding import GATES, NEEDS_IMPORTANCE
+from .deciding import GATES, NEEDS_IMPORTANCE, rules_for
 from .files import nearest, shipped
 from .types import type_named
 
@@ -27,6 +27,26 @@ def remarks(tensors: Iterable[Planned], target: str | None = None) -> Iterator[s
     yield from _unmeasured(tensors)
     if target is not None:
         yield from _slow(tensors, target)
+
+
+def forgone(tensors: Iterable[Planned], architecture: str) -> Iterator[str]:
+    """What another tool's behaviour costs that is mirrored: gates that would be protected."""
+    _, protects = rules_for(architecture)
+    gates = {role for p in protects if p.name == GATES for role in p.roles}
+    least = type_named("BF16").format
+    lost = [
+        t
+        for t in tensors
+        if t.placed.role in gates and t.encoder.format.bits < least.bits and not t.copied
+    ]
+    if lost:
+        kinds = ", ".join(dict.fromkeys(t.encoder.name for t in lost))
+        roles = " and ".join(sorted({t.placed.role.lower() for t in lost}))
+        more = sum(round(t.placed.tensor.n_values * least.bits / 8) - t.n_bytes for t in lost)
+        yield (
+            f"{len(lost)} SSM gates ({roles}) become {kinds}, as in the tool that is mirrored; "
+            f"ggufmix convert without --mirror keeps them in {least}, {_size(more)} more"
+        )
 
 
 def targets() -> list[str]:

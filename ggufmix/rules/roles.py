@@ -18,6 +18,9 @@ HEAD = "head"
 none of its own.
 """
 
+TOKENS = "embeddings"
+"""The group of all embeddings of tokens."""
+
 EMBEDDINGS = frozenset({"TOKEN_EMBD", "PER_LAYER_TOKEN_EMBD"})
 
 
@@ -45,6 +48,8 @@ def members(roles: Iterable[str], *, tied: bool) -> frozenset[str]:
     for role in roles:
         if role == HEAD:
             found |= EMBEDDINGS if tied else {"OUTPUT"}
+        elif role == TOKENS:
+            found |= EMBEDDINGS
         elif role in groups():
             found |= set(groups()[role].roles)
         else:

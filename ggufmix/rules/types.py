@@ -13,6 +13,7 @@ from functools import cache
 from .. import codecs
 from ..codecs import Encoder, Format
 from ..errors import UsageError
+from ..tensor import DTYPE_NAMES, Placed
 from .files import nearest, shipped
 
 _NOT_WEIGHTS = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
@@ -32,6 +33,14 @@ def type_named(name: str) -> Encoder:
             hint=nearest(name.upper(), _types()),
         )
     return found
+
+
+def stored_type(placed: Placed) -> Encoder:
+    """What a tensor has in the source: its blocks, or its values."""
+    stored = placed.tensor.format
+    if stored is not None:
+        return Encoder(stored.name, stored)
+    return type_named(DTYPE_NAMES.get(placed.tensor.dtype, "F32"))
 
 
 def is_foreign(kind: Format) -> bool:

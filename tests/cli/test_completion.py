@@ -122,7 +122,7 @@ def test_roles_can_be_used(ask: Ask) -> None:
     offered = ask("plan", "SRC", "--set", "")
     assert len(offered) > 20
     for role in offered:
-        assert rules.override_by_role(f"{role}Q8_0").role == role.rstrip("=")
+        assert rules.override_by_role(f"{role}Q8_0").roles == {role.rstrip("=")}
 
 
 def test_files(ask: Ask, tmp_path: Path) -> None:
