@@ -85,7 +85,7 @@ def _option(option: Any) -> list[str]:
         said.append("Has to be given.")
     elif option.default not in {None, False, "", ()} and not callable(option.default):
         said.append(f"Default: `{option.default}`.")
-    if option.multiple:
+    if option.multiple and "epeatable" not in said[0]:
         said.append("Repeatable.")
     names = [*option.opts, *option.secondary_opts]
     return [", ".join(f"`{name}`" for name in names) + takes, " ".join(said)]
