@@ -187,7 +187,7 @@ def _layers(names: Iterable[str]) -> dict[str, str]:
         ("", every),
     )
     for name in names:
-        match = re.match(r"blk\.(\d+)\.(.*)", name)
+        match = re.match(r"(?:v\.)?blk\.(\d+)\.(.*)", name)
         if match is None:
             continue
         for prefixes, layers in kinds:

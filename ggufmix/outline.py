@@ -21,6 +21,10 @@ LOOKED_UP = ("TOKEN_EMBD", "PER_LAYER_TOKEN_EMBD", "POS_EMBD", "TOKEN_TYPES")
 """Roles of which a token needs one row."""
 
 
+PROJECTOR = "clip"
+"""general.architecture of vision projectors: they read images, and generate no token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor.

@@ -90,7 +90,8 @@ def show(made: "Plan", *, as_json: bool = False, summary: bool = False) -> None:
         out.print(report.plan_lines(described["tensors"]), "")
     out.print(report.roles(described["roles"]), "")
     out.print(report.types(described["types"]), "")
-    print(report.active(described["active"]))
+    if described["active"] is not None:
+        print(report.active(described["active"]))
     print(_last_line(made))
 
 

@@ -30,9 +30,12 @@ from . import advice, comparison, exports, lint
 
 
 def described(made: Plan) -> dict[str, Any]:
-    """A plan in plain values: what `plan --json` prints and `lint` reads."""
+    """A plan in plain values: what `plan --json` prints and `lint` reads. `active`, what one token
+    reads, is None for a vision projector.
+    """
     document = made.as_dict()
-    document["active"] = outline.active(outline.of_plan(document, made.recipe))
+    reads = made.architecture != outline.PROJECTOR
+    document["active"] = outline.active(outline.of_plan(document, made.recipe)) if reads else None
     return document
 
 
@@ -80,8 +83,16 @@ def advise(
     memory: int | None = None,
     gtt: int | None = None,
 ) -> dict[str, Any]:
-    """Advice for running a GGUF file or what a saved plan will make. Raises as `look`."""
-    return advice.advise(look(src), context, memory=memory, gtt=gtt)
+    """Advice for running a GGUF file or what a saved plan will make. Raises as `look`, UsageError
+    for a vision projector.
+    """
+    found = look(src)
+    if found.architecture == outline.PROJECTOR:
+        raise UsageError(
+            f"{src}: a vision projector has no cache and generates nothing: expected the language "
+            "model that it goes with"
+        )
+    return advice.advise(found, context, memory=memory, gtt=gtt)
 
 
 def versus(src: str | os.PathLike[str], options: Options, other: str) -> dict[str, Any]:

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+from imatrix.made import entry, write_gguf
 from mtmd import embeddings
 from visions import TEXT_HIDDEN, VISIONS
 
 import ggufmix
 from ggufmix import Options, pipeline, proof, review
-from ggufmix.errors import GgufmixError, ModelError, UsageError
+from ggufmix.errors import GgufmixError, ImportanceError, ModelError, UsageError
 from ggufmix.inspection import inspect
 from ggufmix.runtime import Llama
 
@@ -119,7 +122,12 @@ def test_verify_lint_and_inspect_know_it(folder: Path) -> None:
         assert (report.grade, report.problems, report.warnings) == ("GOOD", (), ())
         assert all(t.same_bytes for t in report.tensors)
     assert not review.check(out)
-    assert inspect(out)["architecture"] == "clip"
+    said = inspect(out)
+    blocks = VISIONS[folder.name].config.get("depth", 3)
+    assert (said["architecture"], said["recurrent_layers"]) == ("clip", "none")
+    assert said["attention_layers"] == ("0" if blocks == 1 else f"0-{blocks - 1}")
+    with pytest.raises(UsageError, match="expected the language model"):
+        review.advise(out, 4096)
 
 
 def test_verify_of_another_tools_projector(folder: Path) -> None:
@@ -237,3 +245,32 @@ def test_options_of_the_language_model(folder: Path, more: dict[str, Any]) -> No
     """What says nothing of a projector is not dropped silently."""
     with pytest.raises(GgufmixError, match="vision projector has no experts"):
         pipeline.plan(folder, options=Options(component="mmproj", **more))
+
+
+def test_an_imatrix_covers_no_projector(folder: Path, tmp_path: Path) -> None:
+    """It was measured on text: one that is given all the same is not dropped silently."""
+    entries = {"blk.0.ffn_down.weight": entry("blk.0.ffn_down.weight", 80, [100.0])}
+    matrix = write_gguf(tmp_path / "imatrix.gguf", entries)
+    with pytest.raises(ImportanceError, match="no entry is of a tensor of this model"):
+        pipeline.plan(folder, options=Options(component="mmproj", imatrix=(matrix,)))
+
+
+def test_the_command_line(folder: Path) -> None:
+    """`convert --mmproj` without a recipe writes what the converter does where nothing is asked;
+    `plan` says nothing of tokens; the text model's note names the option.
+    """
+    done = command("convert", folder, "--mmproj", "-o", folder.parent / "mmproj.gguf")
+    assert "bits per weight, bf16" in done.stdout
+    done = command("plan", folder, "--mmproj")
+    assert "patch convolution" in done.stdout
+    assert "token reads" not in done.stdout
+    assert json.loads(command("plan", folder, "--mmproj", "--json").stdout)["active"] is None
+    done = command("plan", folder, "--mmproj", "--mtp", code=2)
+    assert "expected one of them, got both" in done.stderr
+
+
+def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "ggufmix", *map(str, arguments)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
