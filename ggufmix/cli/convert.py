@@ -13,6 +13,7 @@ import typer
 from ..errors import UsageError
 from .options import Source, Threads, takes_choices
 from .plan import show
+from .report import publish
 from .said import note, say, shown
 from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
@@ -102,6 +103,12 @@ def convert(
         bool,
         typer.Option("--sha256sums", help="Write SHA256SUMS beside it, for `sha256sum -c`."),
     ] = False,
+    report_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", metavar="DIR", help="Write a page on it and a model card there; see report."
+        ),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say on stderr where the time went.")
     ] = False,
@@ -111,7 +118,7 @@ def convert(
     """Write a checkpoint as a quantized GGUF file, or as several of one reading: a file for each
     --recipe.
     """
-    from .. import pipeline, profiling, progress, report, sumfile
+    from .. import pipeline, profiling, progress, publishing, report, sumfile
 
     wanted = (split_max_size, split_max_tensors)
     split = None
@@ -119,6 +126,8 @@ def convert(
         split = limits(*wanted, bare_first=no_tensor_first_split)
     if keep_split and (split is not None or no_tensor_first_split):
         raise UsageError("--keep-split: says already what the parts are, leave the others out")
+    if report_to is not None:
+        publishing.check_place(report_to, overwrite=overwrite)
     if skip_existing and overwrite:
         raise UsageError("--skip-existing and --overwrite: expected one of them, got both")
     if dry_run:
@@ -172,6 +181,8 @@ def convert(
     for result in skipped:
         note(f"{shown_paths(result.paths)}: there already, left as it is")
     tell(results)
+    if report_to is not None:
+        publish([*results, *skipped], src, report_to, overwrite=overwrite)
     if spent is not None:
         report.console(stderr=True).print(report.spent(spent.stages, spent.clock))
     if verify:

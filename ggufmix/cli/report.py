@@ -2,12 +2,17 @@
 
 # SPDX-License-Identifier: MIT
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .said import note, shown
+
+if TYPE_CHECKING:
+    from .. import publishing
+    from ..pipeline import Result
 
 BaseModel = Annotated[
     str | None,
@@ -63,11 +68,45 @@ def report(
             for path, file in zip(files, found, strict=True):
                 sumfile.record([path.parent / part.name for part in file.parts], bar.step)
         found, notes = gathered()
+    _publish(found, notes, out, overwrite=overwrite)
+
+
+def publish(results: Sequence["Result"], src: str, out: Path, *, overwrite: bool) -> None:
+    """The same of what a convert of `src` has just written or left as it was, with what it has
+    measured.
+    """
+    from .. import publishing, verifying
+
+    tests = [
+        publishing.of_report(
+            {"file": r.paths[0].name, **verifying.of_plan(r.plan, r.measured).as_dict()}
+        )
+        for r in results
+        if r.measured
+    ]
+    found, notes = publishing.gather(
+        [r.paths[0] for r in results],
+        verified=tests,
+        made_from=publishing.repository(src) if "://" in src else None,
+        coverage={
+            r.paths[0].name: r.plan.imatrix
+            for r in results
+            if r.plan.imatrix is not None and not r.skipped
+        },
+    )
+    _publish(found, notes, out, overwrite=overwrite)
+
+
+def _publish(
+    found: Sequence["publishing.File"], notes: Sequence[str], out: Path, *, overwrite: bool
+) -> None:
+    from .. import publishing
+
     for sentence in notes:
         note(sentence)
     if all(f.model.made_from is None for f in found):
-        note("no file says which repository it was made from: --base-model says it in the card")
+        note("the card has no base model: ggufmix report --base-model OWNER/NAME puts it there")
     if not any(f.model.licenses for f in found):
-        note("no file says what its license is: ggufmix meta --set-kv general.license=str:...")
+        note("the card has no license: ggufmix meta --set-kv general.license=str:NAME sets it")
     for path in publishing.publish(found, out, overwrite=overwrite):
         print(shown(str(path)))

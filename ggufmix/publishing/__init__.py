@@ -34,6 +34,7 @@ __all__ = [
     "publish",
     "read_eval",
     "read_verify",
+    "repository",
 ]
 
 PAGE, CARD = "index.html", "README.md"

@@ -240,8 +240,8 @@ def _importance(
         word(_data(values, f"{own}dataset")) or "",
         _number(values, f"{own}entries_count"),
         _number(values, f"{own}chunks_count"),
-        uses,
-        int(coverage["with"]) if coverage is not None else None,
+        uses if coverage is None else coverage["with"] + len(coverage["without"]),
+        coverage["with"] if coverage is not None else None,
     )
 
 

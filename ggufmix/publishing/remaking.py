@@ -24,12 +24,13 @@ FLAGS = frozenset({"--mmproj", "--mtp", "--no-mtp", "--allow-requantize", "--fus
 VALUED = frozenset(
     {"--gates", "--mirror", "--fallback", "--edges", "--set", "--tensor-type", "--custom-q"}
     | {"--tensor-type-file", "--thireus", "--like", "--on-outlier", "--on-inexact"}
-    | {"--tokenizer-pre", "--model-name"}
+    | {"--tokenizer-pre", "--model-name", "--metadata", "--override-kv", "--prune-layers"}
+    | {"--include-weights", "--exclude-weights"}
 )
 """Options that `options.recorded` writes down, without and with a value. Others are not repeated:
 a file may come from anyone, and the command is there to be pasted.
 """
-NAMED_FILES = ("--tensor-type-file", "--thireus", "--like")
+NAMED_FILES = ("--tensor-type-file", "--thireus", "--like", "--metadata")
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
 
 

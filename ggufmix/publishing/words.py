@@ -11,7 +11,10 @@ from typing import Any
 LONG = 300
 """Characters of a value that are shown."""
 _SPACE = re.compile(r"\s+")
-_HUB = re.compile(r"https://huggingface\.co/([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)/?", re.ASCII)
+_HUB = re.compile(
+    r"(?:https://huggingface\.co/|hf://)([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@[\w./-]+)?/?",
+    re.ASCII,
+)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
@@ -33,7 +36,9 @@ def word(data: object, most: int = LONG) -> str | None:
 
 
 def repository(text: object) -> str | None:
-    """What the hub calls a repository, "owner/name", of such a name or its page; None of others."""
+    """What the hub calls a repository, "owner/name", of its page or an hf:// address of all of it;
+    of the bare name too. None of anything else.
+    """
     if not isinstance(text, str):
         return None
     found = _HUB.fullmatch(text)

@@ -10,9 +10,12 @@ import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
+import gguf
 import pytest
+from imatrix import made
 from typer.testing import CliRunner
 
+import ggufmix
 from ggufmix import publishing
 from ggufmix.cli import app
 from ggufmix.errors import GgufmixError, UsageError, WriteError
@@ -106,7 +109,66 @@ def test_what_is_missing_is_said(files: Path, tmp_path: Path) -> None:
     words = report(files / "m-Q8_0.gguf", "--verify", files / "verify.json", "-o", tmp_path)
     assert "note: m-Q4_K_M.gguf: measured, but none of these files; left out" in words
     assert "--base-model" in words
-    assert "no file says what its license is" in words
+    assert "the card has no license" in words
+
+
+def test_convert_writes_them_too(
+    example: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`convert --report` says of several files what was measured while they were written, and how
+    much of them the importance matrix covers.
+    """
+    monkeypatch.chdir(tmp_path)
+    shapes = {t.name: t.shape.tolist() for t in gguf.GGUFReader(files / "m-Q8_0.gguf").tensors}
+    matrices = {
+        name: made.entry(name, shape[0], [9.0] * (shape[2] if len(shape) > 2 else 1))
+        for name, shape in shapes.items()
+        if len(shape) > 1 and "attn" not in name
+    }
+    imatrix = made.write_gguf(tmp_path / "im.gguf", matrices)
+    words = ["convert", example, "-r", "q4_k_m", "-r", "q8_0", "-o", "out/{recipe}.gguf"]
+    words += ["--verify", "--imatrix", imatrix, "--report", "out", "--sha256sums"]
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert done.exit_code == 0, done.output
+    assert {"out/index.html", "out/README.md"} < {*done.stdout.splitlines()}
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("tensors held against what they were made from") == 2
+    assert "7.12 %" in page
+    planned = ggufmix.plan(example, options=ggufmix.Options("q4_k_m", imatrix=(imatrix,)))
+    assert planned.imatrix is not None
+    n, without = planned.imatrix["with"], planned.imatrix["without"]
+    assert len(without) > 4
+    assert f"{n} of {n + len(without)} tensors that can use importance had it" in page
+    digest = hashlib.sha256((tmp_path / "out" / "q8_0.gguf").read_bytes()).hexdigest()
+    assert digest in page
+    again = ["--skip-existing", "--report", "again"]
+    done = CliRunner().invoke(app, [*map(str, words), *again])
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "again" / "index.html").read_text()
+    assert page.count("Not measured.") == 4
+    assert f"{n + len(without)} tensors here are of types that can use importance" in page
+    done = CliRunner().invoke(app, [*map(str, words)])
+    assert isinstance(done.exception, WriteError)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hf://Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("hf://Qwen/Qwen3-0.6B@main", "Qwen/Qwen3-0.6B"),
+        ("https://huggingface.co/Qwen/Qwen3-0.6B/", "Qwen/Qwen3-0.6B"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("hf://Qwen/Qwen3-0.6B/folder/x.gguf", None),
+        ("https://evil.example/Qwen/Qwen3", None),
+        ("https://huggingface.co/../x", None),
+        ("a/b\nc", None),
+        ("a/b/c", None),
+        ("x" * 400 + "/y", None),
+    ],
+)
+def test_names_of_repositories(source: str, name: str | None) -> None:
+    """Only what the hub can have becomes a link to it."""
+    assert publishing.repository(source) == name
 
 
 def test_templates_are_shipped() -> None:
