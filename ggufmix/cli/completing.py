@@ -34,10 +34,11 @@ def complete_values(app: typer.Typer) -> None:
     """Give every parameter of the app's commands what completes its values, from its metavar:
 
     RECIPE            a built-in recipe
-    ROLE=TYPE         a role, behind it a storage type or another way to encode; of REGEX=TYPE and
-                      N=TYPE the type
+    TYPE              a storage type or another way to encode
+    ROLE=TYPE         a role, behind it a type; of REGEX=TYPE and N=TYPE the type
     bf16|f32|recipe   one of these words; of `cuda[:N]` it is `cuda`
     OTHER.gguf        files that end like this
+    IN.gguf TYPE      several words: what each of them takes, TYPE being one of llama-quantize
     anything else     is left to the shell, which completes names of files
     """
     for command in app.registered_commands:
@@ -95,8 +96,15 @@ def _completer(metavar: str) -> Callable[[str], list[Word]] | None:
 
 
 def _candidates(metavar: str) -> Callable[[str], Iterable[Word]] | None:
+    if " " in metavar:
+        parts = [part.strip("[]") for part in metavar.split()]
+        asked = [_file_types if part == "TYPE" else _candidates(part) for part in parts]
+        each = [ask for ask in asked if ask is not None]
+        return lambda typed: dict.fromkeys(word for ask in each for word in ask(typed))
     if metavar == "RECIPE":
         return _recipes
+    if metavar == "TYPE":
+        return lambda typed: _types(typed, "")
     if metavar.endswith("=TYPE"):
         return lambda typed: _assigned(typed, roles=metavar.startswith("ROLE"))
     suffixes = {Path(part).suffix for part in metavar.split("|")} & SUFFIXES
@@ -115,6 +123,16 @@ def _recipes(typed: str) -> Iterator[Word]:
     if typed.startswith("pu"):
         yield from _types(typed.partition(":")[2], "pure:")
     yield from _files(typed, {".toml"})
+
+
+def _file_types(typed: str) -> Iterator[Word]:
+    """Those of llama-quantize that there is a recipe for."""
+    from ..dialects import FILE_TYPES, recipe_of
+
+    known = dict(_recipes(""))
+    for name in FILE_TYPES:
+        if recipe_of(name) in known:
+            yield name.lower() if typed.islower() else name, known[recipe_of(name)]
 
 
 def _assigned(typed: str, *, roles: bool) -> Iterator[Word]:

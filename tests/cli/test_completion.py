@@ -140,6 +140,15 @@ def test_files(ask: Ask, tmp_path: Path) -> None:
     assert ask("convert", "") == []
 
 
+def test_words_of_llama_quantize(ask: Ask, tmp_path: Path) -> None:
+    """`quantize` takes files and types in a row: both are offered, and only types it can write."""
+    (tmp_path / "model.gguf").touch()
+    assert ask("quantize", "mod") == ["model.gguf"]
+    assert ask("quantize", "model.gguf", "q4_k_") == ["q4_k_s", "q4_k_m"]
+    assert ask("quantize", "model.gguf", "IQ2") == []
+    assert ask("plan", "SRC", "--token-embedding-type", "Q6") == ["Q6_K"]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_scripts(program: Path, shell: str) -> None:
     """Each shell reads the script that is printed for it, as far as it is there to be asked."""
