@@ -28,7 +28,7 @@ from .writing.comparing import Comparing, Match
 from .writing.encoding import Each, Encoding
 from .writing.origins import Ready, whole_method
 
-ABSENT, SHAPE, TYPE, METHOD, SOURCE, DAMAGED, OTHERWISE, STORED = range(8)
+NOWHERE, ABSENT, SHAPE, TYPE, METHOD, SOURCE, DAMAGED, OTHERWISE, STORED = range(9)
 """Why a tensor is not copied; of several files the reason of the one that comes nearest counts."""
 
 _WHY = {
@@ -192,10 +192,12 @@ def compared(
 
 
 def _looked_up(planned: Planned, olds: Olds) -> tuple[int, list[tuple[int, Ready]]]:
-    """Files that may have a tensor, by what their headers say; and why they do not, or will not."""
+    """Why a tensor is not copied, if it is not; and files that may have it, by their headers."""
     if planned.copied or planned.widened:
         return STORED, []
-    method = whole_method(planned) if olds.files else 0
+    if not olds.files:
+        return NOWHERE, []
+    method = whole_method(planned)
     lacks = {number: old.lacks(planned, method) for number, old in olds.files.items()}
     found = [
         (n, olds.files[n].ready(planned.name)) for n, reason in lacks.items() if reason is None
@@ -255,6 +257,7 @@ def said(reuse: Reuse, parts: Sequence[int], n_tensors: int) -> str:
     if stored := reasons.pop(STORED, 0):
         sentence += f", {stored} {_WHY[STORED]}"
     if encoded := sum(reasons.values()):
-        why = ", ".join(f"{n} {_WHY[reason]}" for reason, n in sorted(reasons.items()))
-        sentence += f", {encoded} encoded: {why}"
+        sentence += f", {encoded} encoded"
+        why = [f"{n} {_WHY[reason]}" for reason, n in sorted(reasons.items()) if reason != NOWHERE]
+        sentence += f": {', '.join(why)}" if why else ""
     return sentence

@@ -160,6 +160,17 @@ def test_several_recipes_of_one_reading(example: Path, two: str, tmp_path: Path)
         assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
 
 
+def test_what_another_file_has(example: Path, two: str, tmp_path: Path) -> None:
+    """Workers copy what was found to be there, from the file's own place, and encode the rest."""
+    options = Options("q4_k_m", set_roles=["attn_q=Q6_K"])
+    old, out = tmp_path / "old.gguf", tmp_path / "x.gguf"
+    ggufmix.convert(example, old, "q4_k_m")
+    ggufmix.convert(example, tmp_path / "here.gguf", options=options)
+    made = ggufmix.convert(example, out, options=options, reuse=[old], engine=clustering.on(two))
+    assert 0 < len(made.copied) < len(made.plan.tensors)
+    assert out.read_bytes() == (tmp_path / "here.gguf").read_bytes()
+
+
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint that takes a worker without SIMD some seconds."""
