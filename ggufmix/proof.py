@@ -295,7 +295,7 @@ def _adjusted(
             raise
         options = replace(options, tokenizer_pre=pre)
         inner, made = entered(options)
-    changed = replace(options, **_shape_of(file, made, src, options))
+    changed = replace(options, **_shape_of(file, made, options))
     name = _text(file.values, "general.name")
     if name is not None and name != _text(made.values, "general.name"):
         changed = replace(changed, model_name=name)
@@ -308,24 +308,20 @@ def _adjusted(
     return made
 
 
-def _shape_of(
-    file: sources.GgufFile, made: Plan, src: str | os.PathLike[str], options: Options
-) -> dict[str, Any]:
+def _shape_of(file: sources.GgufFile, made: Plan, options: Options) -> dict[str, Any]:
     """Options that follow from which tensors a file has."""
     found: dict[str, Any] = {}
-    both, halves = ".ffn_gate_up_exps.", (".ffn_gate_exps.", ".ffn_up_exps.")
+    both = ".ffn_gate_up_exps."
     if any(both in n for n in file.tensors) and not any(both in t.name for t in made.tensors):
         found["fuse_gate_up_exps"] = True
-    whole = [t for t in made.tensors if not (found and any(half in t.name for half in halves))]
-    kept = {
-        -1 if t.placed.layer is None else t.placed.layer for t in whole if t.name in file.tensors
-    }
-    lost = {-1 if t.placed.layer is None else t.placed.layer for t in whole} - kept
+    layer_of = {t.name: -1 if t.placed.layer is None else t.placed.layer for t in made.tensors}
+    kept = {layer for name, layer in layer_of.items() if name in file.tensors}
+    lost = set(layer_of.values()) - kept
     layers = kept - {-1}
     if options.component == "model" and lost and -1 not in lost and layers:
         if min(layers) > max(lost):
             found["component"] = "mtp"
-        elif options.mtp and sources.suffix(src) != ".gguf":
+        elif options.mtp:
             found["mtp"] = False
     return found
 

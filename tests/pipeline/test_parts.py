@@ -198,8 +198,13 @@ def test_blocks_left_out_of_a_gguf_file(drafting: Path, tmp_path: Path) -> None:
     assert proof.verify(taken, whole).grade == "GOOD"
     with Llama(taken, mtp=True) as llama:
         assert llama.n_vocab == 2048
-    ggufmix.convert(rest, again, options=without)
+    nothing = ggufmix.convert(rest, again, options=without)
+    assert not nothing.plan.notes
     assert data_of(again) == data_of(rest)
+    rebuilt(taken, tmp_path / "theirs.gguf", values=anonymous)
+    for src in (whole, drafting):
+        report = proof.verify(tmp_path / "theirs.gguf", src)
+        assert (report.grade, report.problems) == ("GOOD", ())
     ggufmix.convert(drafting, head, options=Options(component="mtp"))
     with pytest.raises(UsageError, match="this is a draft head alone, nothing would be left"):
         ggufmix.plan(head, options=without)
