@@ -13,17 +13,20 @@ from .convert import resumable, tell
 from .options import roles_of
 from .said import note, say
 
-_FORM = "IN.gguf [OUT.gguf] TYPE [N]"
+_REST = "[OUT.gguf] TYPE [N]"
+_FORM = f"IN.gguf {_REST}"
 
 
 def quantize(
+    src: Annotated[
+        str, typer.Argument(metavar="IN.gguf", help="A GGUF file; of a split one any part.")
+    ],
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar=_FORM,
-            help="A GGUF file, of a split one any part; what to write, by default "
-            "ggml-model-TYPE.gguf beside it; a type of llama-quantize, such as q4_k_m, 15 or COPY; "
-            "threads.",
+            metavar=_REST,
+            help="What to write, by default ggml-model-TYPE.gguf beside the input; a type of "
+            "llama-quantize, such as q4_k_m, 15 or COPY; threads.",
         ),
     ],
     *,
@@ -95,7 +98,7 @@ def quantize(
     from .. import pipeline, progress
     from ..pipeline import Options
 
-    src, out, kind, threads = _positions(words)
+    out, kind, threads = _positions(src, words)
     options = Options(
         recipe=_recipe(kind, pure=pure, imatrix=bool(imatrix) or dry_run),
         mirror="llama.cpp",
@@ -133,18 +136,15 @@ def quantize(
     tell([result])
 
 
-def _positions(words: list[str]) -> tuple[str, Path, str, int | None]:
-    """Input, output, file type and threads, by place. Raises UsageError."""
+def _positions(src: str, rest: list[str]) -> tuple[Path, str, int | None]:
+    """Output, file type and threads, by place. Raises UsageError."""
     from ..dialects import file_type
 
-    src, *rest = words
     if not src.lower().endswith(".gguf"):
         raise UsageError(
             f"{src}: expected a .gguf file",
             hint="`ggufmix convert` takes a checkpoint and writes the quantized file at once",
         )
-    if not rest:
-        raise UsageError(f"expected {_FORM}, got no TYPE", hint=_types())
     kind = file_type(rest[0])
     if kind is not None:
         out = Path(src).parent / f"ggml-model-{kind}.gguf" if "://" not in src else None
@@ -163,7 +163,7 @@ def _positions(words: list[str]) -> tuple[str, Path, str, int | None]:
         raise UsageError(f"{src}: lies elsewhere: expected OUT.gguf in front of {rest[0]}")
     if len(more) > 1:
         raise UsageError(f"expected {_FORM}, got {' '.join(more[1:])} behind it")
-    return src, out, kind, _threads(more[0]) if more else None
+    return out, kind, _threads(more[0]) if more else None
 
 
 def _threads(word: str) -> int | None:

@@ -4,6 +4,7 @@
 
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from functools import cache
@@ -101,6 +102,8 @@ def test_every_command_of_the_table_runs(command: str, example: Path, tmp_path: 
     if re.search(r"IN\.gguf|OTHER\.gguf", command):
         ggufmix.convert(example, given, kind)
     (tmp_path / "rules").write_text("ffn_down_exps=q5_0")
+    (tmp_path / "keys.json").write_text('{"general.author": "Name"}')
+    (tmp_path / "importance").write_bytes(importance("blk.0.ffn_down_exps.weight", 4 * 128))
     values = {
         "SRC": example,
         "IN.gguf": given,
@@ -110,10 +113,18 @@ def test_every_command_of_the_table_runs(command: str, example: Path, tmp_path: 
         "STR": "ffn_down_exps=q5_0",
         "F": tmp_path / "rules",
         "X": "Name",
+        "M.json": tmp_path / "keys.json",
+        "I": tmp_path / "importance",
     }
     words = [str(values.get(word, word)) for word in shlex.split(command)[1:]]
     done = subprocess.run(
         [sys.executable, "-m", "ggufmix", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert made.exists() == ("convert" in command)
+    assert made.exists() == (str(made) in words and "--dry-run" not in words)
+
+
+def importance(name: str, n: int) -> bytes:
+    """A legacy imatrix of one entry: entries; length, name, calls, values; no trailer."""
+    raw = name.encode()
+    return struct.pack(f"<ii{len(raw)}sii{n}f", 1, len(raw), raw, 1, n, *[1.0] * n)
