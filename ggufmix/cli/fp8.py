@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from ..fp8.saving import Planned
 
 Checkpoint = Annotated[
-    Path | None,
-    typer.Argument(metavar="SRC", help="Checkpoint: a directory with config.json and safetensors."),
+    str | None,
+    typer.Argument(
+        metavar="SRC",
+        help="Checkpoint: a directory with config.json and safetensors, hf://owner/name, s3:// or "
+        "https://.",
+    ),
 ]
 InputDir = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--input-dir", "--input_dir", metavar="SRC", help="Another way to give SRC."),
 ]
 Folder = Annotated[
@@ -222,8 +226,11 @@ def _show(choice: "Choice", planned: "Planned", *, as_json: bool) -> None:
 
 def dequantize(
     src: Annotated[
-        Path,
-        typer.Argument(metavar="SRC", help="Checkpoint whose weights are in FP8, INT4 or MXFP4."),
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Checkpoint whose weights are in FP8, INT4, INT8, MXFP4 and the like.",
+        ),
     ],
     *,
     out: Folder,
@@ -251,11 +258,11 @@ def _announce_plain(planned: "Planned") -> None:
     _announce(planned, "are unpacked")
 
 
-def _source(src: Path | None, input_dir: Path | None) -> Path:
+def _source(src: str | None, input_dir: str | None) -> str:
     if (src is None) == (input_dir is None):
         got = "neither" if src is None else "both"
         raise UsageError(f"expected SRC, or --input-dir, got {got}")
-    return src or input_dir  # type: ignore[return-value]
+    return src or input_dir or ""
 
 
 def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:

@@ -116,13 +116,13 @@ def convert(
 ) -> Result:
     """Write a checkpoint in block FP8.
 
-    src  folder with config.json and safetensors
+    src  folder with config.json and safetensors, or the address of one
     out  folder, which is made; where it has files in it, `how` has to say what to do with them
     Raises the errors of ggufmix.errors. A review that says FAIL raises nothing.
     """
     options, how = options or Options(), how or How()
     folder = Path(out)
-    with opened(src, folder, "fp8", how) as source:
+    with opened(src, folder, how) as source:
         choice, planned, weights = _planned(source, options)
         device = device_of(options.device)
         if how.announce is not None:
@@ -148,7 +148,6 @@ def convert(
 
 def plan(src: str | os.PathLike[str], options: Options | None = None) -> tuple[Choice, Planned]:
     """What `convert` would write: what becomes of each module, and the files. Costs the headers."""
-    sources.check_local(src, "fp8")
     with sources.open_checkpoint(src) as source:
         choice, planned, _ = _planned(source, options or Options())
     return choice, planned
@@ -162,7 +161,7 @@ def _planned(source: Checkpoint, options: Options) -> tuple[Choice, Planned, Wei
     planned = Planned(
         shards.plan(list(_pieces(tensors, choice, options.stored)), options.max_shard_size),
         config.quantized(source.config, choice.not_converted),
-        places.side_files(source.directory, [f.name for f in source.files]),
+        places.side_files(source),
         fp8,
         len(choice.decisions) - fp8,
         (*choice.warnings, *remarks),

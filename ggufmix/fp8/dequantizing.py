@@ -42,25 +42,25 @@ def dequantize(
 ) -> Planned:
     """Write a checkpoint with its packed weights in BF16, rounded to nearest, or exactly, in F32.
 
-    src   folder with config.json and safetensors
+    src   folder with config.json and safetensors, or the address of one
     out   folder, which is made
     Experts stay as they are stored: one by one, or stacked. Scales of activations are left out.
     Raises the errors of ggufmix.errors; ModelError where nothing is packed.
     """
     how = how or How()
     folder = Path(out)
-    with opened(src, folder, "dequantize", how) as source:
+    with opened(src, folder, how) as source:
         shown = sources.presented(source.tensors, source.config)
         refuse_bare(shown.tensors.values())
         if not shown.packed:
             raise ModelError(
-                f"{source.where}: expected packed weights (FP8, INT4, MXFP4), there are none"
+                f"{source.where}: expected packed weights (FP8, INT4, INT8, MXFP4), there are none"
             )
         stored = dtype.upper()
         planned = Planned(
             shards.plan(list(_pieces(shown, stored)), max_shard_size),
             config.plain(source.config),
-            places.side_files(source.directory, [f.name for f in source.files]),
+            places.side_files(source),
             len(shown.packed),
             sum(len(t.shape) >= 2 for t in shown.tensors.values()) - len(shown.packed),
             tuple(_remarks(shown.packed)),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, WriteError
+from ..sources import Checkpoint
 from ..sources.layout import INDEX
 from ..sources.storage import shown
 
@@ -39,19 +40,17 @@ class SideFiles:
     left: tuple[tuple[str, str], ...]
 
 
-def side_files(folder: Path, own: Iterable[str]) -> SideFiles:
-    """Look through a checkpoint's folder. `own`: files whose content is written anew."""
+def side_files(source: Checkpoint) -> SideFiles:
+    """Look through a checkpoint's folder. What lies elsewhere is fetched."""
+    written = {*(file.name for file in source.files), INDEX, "config.json"}
+    far = source.gather(lambda name: "written anew" if name in written else _unwanted(name))
     copied: list[str] = []
-    left: list[tuple[str, str]] = []
-    written = {*own, INDEX, "config.json"}
-    for name, entry in _entries(folder, ""):
+    left = [(name, why) for name, why in far if name not in written]
+    for name, entry in _entries(source.directory, ""):
         if name in written:
             continue
-        suffix = Path(name).suffix.lower()
-        if suffix in WEIGHTS or name.endswith(".index.json"):
-            left.append((name, "weights in another form"))
-        elif Path(name).name.startswith("."):
-            left.append((name, "hidden"))
+        if (why := _unwanted(name)) is not None:
+            left.append((name, why))
         elif entry.is_dir(follow_symlinks=True):  # `_entries` goes into real folders
             left.append((name, "a link to a folder"))
         elif not entry.is_file():
@@ -59,6 +58,13 @@ def side_files(folder: Path, own: Iterable[str]) -> SideFiles:
         else:
             copied.append(name)
     return SideFiles(tuple(copied), tuple(left))
+
+
+def _unwanted(name: str) -> str | None:
+    """Why a file is not copied, by its name alone; None where it is."""
+    if Path(name).suffix.lower() in WEIGHTS or name.endswith(".index.json"):
+        return "weights in another form"
+    return "hidden" if any(part.startswith(".") for part in Path(name).parts) else None
 
 
 def _entries(folder: Path, under: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

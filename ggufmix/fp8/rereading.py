@@ -340,8 +340,7 @@ def _index_problems(made: Checkpoint) -> Iterator[str]:
 
 
 def _side_problems(made: Checkpoint, source: Checkpoint) -> Iterator[str]:
-    own = [f.name for f in source.files]
-    for name in places.side_files(source.directory, own).copied:
+    for name in places.side_files(source).copied:
         here, there = made.directory / name, source.directory / name
         if name.endswith(".md") or name.startswith("LICENSE"):
             continue  # a card of its own is no fault

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SourceError, UsageError, WriteError
-from ..sources import Checkpoint, StoredTensor, check_local, open_checkpoint
+from ..sources import Checkpoint, StoredTensor, open_checkpoint
 from ..sources.layout import INDEX
 from ..sources.safetensors import BITS
 from ..tensor import Tensor
@@ -76,13 +76,10 @@ class How:
 
 
 @contextmanager
-def opened(
-    src: str | os.PathLike[str], folder: Path, command: str, how: How
-) -> Iterator[Checkpoint]:
-    """A checkpoint of this machine whose output may go into `folder`, open as long as the block
+def opened(src: str | os.PathLike[str], folder: Path, how: How) -> Iterator[Checkpoint]:
+    """A checkpoint whose output may go into `folder`, open as long as the block
     lasts. Raises UsageError and WriteError where it may not, and what `open_checkpoint` raises.
     """
-    check_local(src, command)
     with open_checkpoint(src) as source:
         places.check_folder(
             folder,
@@ -113,6 +110,7 @@ def save(
                 overwrite=how.overwrite,
                 progress=how.progress,
                 resumable=Resumable(Lost, _bound(source, options), how.resume),
+                abandon=source.abandon,
             ).found
         except BaseException:
             if made and not any(folder.iterdir()):

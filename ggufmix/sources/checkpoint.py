@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,10 @@ class Checkpoint(OfFolder):
     def directory(self) -> Path:
         """Its folder, to open side files in; not for messages."""
         return self._folder.directory
+
+    def gather(self, unwanted: Callable[[str], str | None]) -> list[tuple[str, str]]:
+        """Have all that lies beside the weights in `directory`: see `storage.Folder.gather`."""
+        return self._folder.gather(unwanted)
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A side file such as generation_config.json, or None where there is none.

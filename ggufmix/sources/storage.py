@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
@@ -164,6 +164,13 @@ class Folder(ABC):
         """A directory of this machine that has the small files of the folder: config, tokenizer,
         model card. Not for messages.
         """
+
+    def gather(self, unwanted: Callable[[str], str | None]) -> list[tuple[str, str]]:  # noqa: ARG002
+        """Have everything in `directory` that lies in the folder and below, but what is `unwanted`:
+        of a name the reason, or None. Returns the names that are not there, with the reasons; none
+        where `directory` is the folder. Raises SourceError.
+        """
+        return []
 
     @abstractmethod
     def path(self, name: str, *, listed_in: str | None = None) -> Path | None:

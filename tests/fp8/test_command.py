@@ -213,15 +213,6 @@ def test_what_cannot_be_meant(src: Path, tmp_path: Path, case: str) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["fp8", "dequantize"])
-def test_addresses(tmp_path: Path, command: str) -> None:
-    """Sources on another machine are for `convert`: said as such, with what to do."""
-    for src in ("hf://owner/name", "https://example.com/x"):
-        done = ggufmix(command, src, "-o", tmp_path / "out", code=2)
-        assert f"{src}: `{command}` takes a folder of this machine" in done.stderr
-        assert "hf download" in done.stderr
-
-
 def test_dequantize(tmp_path: Path) -> None:
     """There and back: names, shapes and config of the source, values within the error of FP8."""
     src = moe(tmp_path / "src", fused=False)

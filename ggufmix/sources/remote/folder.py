@@ -17,7 +17,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -107,6 +107,12 @@ class Store(ABC):
     def templates(self) -> list[str]:
         """Names of the .jinja files in the folder of further chat templates."""
         return []
+
+    @abstractmethod
+    def everything(self) -> list[str] | None:
+        """Names of the files in the folder, and below where they can be known; None where only
+        those can that are asked for by name.
+        """
 
     def close(self) -> None:
         """Close connections."""
@@ -306,6 +312,22 @@ class RemoteFolder(Folder):
         for name in (*SIDE_FILES, *(f"{TEMPLATES}/{t}" for t in templates)):
             self.path(name)
         return self._place()
+
+    def gather(self, unwanted: Callable[[str], str | None]) -> list[tuple[str, str]]:
+        """Fetch what is wanted of the folder. Returns the rest, with the reasons."""
+        names = self.patience.insist(lambda _: self._store.everything(), self.where)
+        if names is None:
+            self.directory  # noqa: B018
+            return [("other files", "a web server does not say what lies there")]
+        left = [(name, why) for name in names if (why := unwanted(name)) is not None]
+        wanted = [name for name in names if unwanted(name) is None]
+        self.expect(wanted)
+        for name in wanted:
+            if self.open(name).size > MAX_SIDE_BYTES:
+                left.append((name, f"more than {MAX_SIDE_BYTES >> 20} MiB"))
+            else:
+                self.path(name)
+        return left
 
     def abandon(self) -> None:
         """End waits between attempts and requests that are under way."""

@@ -72,6 +72,10 @@ class HubFolder(Store):
         inside = [n.removeprefix(f"{TEMPLATES}/") for n in self._sizes if n.startswith(TEMPLATES)]
         return [name for name in inside if "/" not in name and name.endswith(".jinja")]
 
+    def everything(self) -> list[str]:
+        """Names of all files, "/" in those below the folder."""
+        return sorted(self._sizes)
+
     def close(self) -> None:
         """Close idle connections."""
         self._client.close()

@@ -113,6 +113,10 @@ class StoreFolder(Store):
         """Names of further chat templates."""
         return [name for name in self._list(TEMPLATES) if name.endswith(".jinja")]
 
+    def everything(self) -> list[str]:
+        """Names of the files right in the folder, and of further chat templates."""
+        return [*self.names(), *(f"{TEMPLATES}/{name}" for name in self.templates())]
+
     def _files(self) -> list[str]:
         if self._names is None:
             self._names = self._list("")

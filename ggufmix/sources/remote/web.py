@@ -225,6 +225,9 @@ class WebFolder(Store):
         self._query = f"?{address.query}" if address.query else ""
         self._known: dict[str, WebFile] = {}
 
+    def everything(self) -> None:
+        """A web server does not say."""
+
     def names(self) -> list[str]:
         """Of the index and the file that a checkpoint without one has, those that are there."""
         for name in (SINGLE, INDEX):
