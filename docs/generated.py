@@ -124,6 +124,19 @@ def architectures() -> str:
     return table(("`general.architecture`", "classes of `config.json`"), rows)
 
 
+def vision() -> str:
+    """Model classes whose vision projector can be written."""
+    names = {name: family.projector for name, family in models.VISION_CLASSES.items()}
+    rows = [
+        [
+            f"`{projector}`",
+            ", ".join(f"`{name}`" for name, its in names.items() if its == projector),
+        ]
+        for projector in dict.fromkeys(names.values())
+    ]
+    return table(("`clip.projector_type`", "classes of `config.json`"), rows)
+
+
 def architecture_rules() -> str:
     """What is held and protected, by file of rules."""
     parts = []
@@ -147,6 +160,8 @@ def _rule(verb: str, rule: Any) -> str:
         asked.append(f"names that do not end in {_coded(but)}")
     kinds = {"": f"what {getattr(rule, 'like', '')} is", "SOURCE": "as the checkpoint has it"}
     kind = kinds.get(rule.type, f"`{rule.type}`")
+    if also := getattr(rule, "also", ()):
+        kind += f" (where it is asked for, {_coded(also)})"
     return f"- **{rule.name}** {verb} {kind}: {'; '.join(asked)}. {_reason(rule.why, rule.source)}"
 
 
@@ -248,6 +263,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "recipes": recipes,
     "architectures": architectures,
+    "vision": vision,
     "rules": architecture_rules,
     "fp8": fp8_rules,
     "errors": error_classes,

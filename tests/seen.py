@@ -60,10 +60,16 @@ def seen(name: str, image: np.ndarray, directory: Path) -> np.ndarray:
         return _tower(case)(patches, grid_thw=grid).pooler_output.numpy()
 
 
+_TOWERS = {
+    "Qwen3_5ForConditionalGeneration": "Qwen3_5VisionModel",
+    "Qwen3_5MoeForConditionalGeneration": "Qwen3_5MoeVisionModel",
+    "Glm4vForConditionalGeneration": "Glm4vVisionModel",
+    "Glm4vMoeForConditionalGeneration": "Glm4vMoeVisionModel",
+}
+
+
 def _tower(case: Vision) -> torch.nn.Module:
-    qwen = case.name.startswith("qwen")
-    kind = "Qwen3_5VisionModel" if qwen else "Glm4vMoeVisionModel"
-    family = getattr(transformers, kind)
+    family = getattr(transformers, _TOWERS[case.hf_class])
     model = family(family.config_class(**case.config))
     prefix = "model.visual."
     weights = {

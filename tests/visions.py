@@ -214,6 +214,13 @@ VISIONS = {
             preprocessor=_CLIP,
         ),
         Vision(
+            "glm-dense",
+            "Glm4vForConditionalGeneration",
+            {**_GLM, "depth": 1, "num_heads": 4, "image_size": 112},
+            model_type="glm4v",
+            preprocessor=_CLIP,
+        ),
+        Vision(
             "glm-biased",
             "Glm4vMoeForConditionalGeneration",
             {**_GLM, "attention_bias": True, "depth": 1},

@@ -10,7 +10,7 @@ projector's type says which it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import ModelError, UsageError
 from ...tensor import Tensor
@@ -22,8 +22,23 @@ from .tower import Tower, vision_config
 
 __all__ = ["VISION_CLASSES", "place_vision", "wrapper"]
 
-VISION_CLASSES: dict[str, tuple[Mapping[str, Any], Sequence[str], Callable[[Tower], Model]]] = {
-    hf_class: (family.DEFAULTS, family.ROOTS, family.place)
+
+class Family(NamedTuple):
+    """What there is to know of a family.
+
+    projector  clip.projector_type
+    defaults   of its vision config
+    roots      what names of its tensors begin with
+    """
+
+    projector: str
+    defaults: Mapping[str, Any]
+    roots: Sequence[str]
+    place: Callable[[Tower], Model]
+
+
+VISION_CLASSES: dict[str, Family] = {
+    hf_class: Family(family.PROJECTOR, family.DEFAULTS, family.ROOTS, family.place)
     for hf_class, family in (
         ("Qwen3_5ForConditionalGeneration", qwen3vl),
         ("Qwen3_5MoeForConditionalGeneration", qwen3vl),
@@ -32,9 +47,7 @@ VISION_CLASSES: dict[str, tuple[Mapping[str, Any], Sequence[str], Callable[[Towe
         ("Glm4vMoeForConditionalGeneration", glm4v),
     )
 }
-"""Hugging Face class: the defaults of its vision config, what names of its tensors begin with, and
-the family that places it.
-"""
+"""By the Hugging Face class of the whole model."""
 
 
 def wrapper(config: Mapping[str, Any]) -> str | None:
@@ -64,13 +77,13 @@ def place_vision(
                 hint=f"this is a language model alone, without --mmproj it is converted; {known}",
             )
         raise ModelError(f"config.json: the vision tower of {name!r} is not known here; {known}")
-    defaults, roots, family = VISION_CLASSES[name]
-    claims = TowerClaims(tensors, roots)
+    family = VISION_CLASSES[name]
+    claims = TowerClaims(tensors, family.roots)
     if vision is None or not claims:
         what = "no tensor" if vision is not None else "no vision_config in config.json"
         raise UsageError(
             f"--mmproj: this checkpoint has no vision tower: {what}"
-            + (f" under {' or '.join(roots)}" if vision is not None else ""),
+            + (f" under {' or '.join(family.roots)}" if vision is not None else ""),
             hint="it may have been taken out: convert the original",
         )
-    return family(Tower(config, Config(vision, defaults), image, claims))
+    return family.place(Tower(config, Config(vision, family.defaults), image, claims))

@@ -18,6 +18,7 @@ from ...container import boolean, f32
 from ..model import Model
 from .tower import HEADS, HIDDEN, MERGED, WIDTH, Tower
 
+PROJECTOR = VisionProjectorType.GLM4V
 ROOTS = ("visual.",)
 DEFAULTS: Mapping[str, Any] = {
     "attention_bias": False,
@@ -70,7 +71,7 @@ def place(tower: Tower) -> Model:
     tower.linear(merger + "up_proj", ROLE.V_MM_UP, width, out, bias=False)
     tower.linear(merger + "down_proj", ROLE.V_MM_DOWN, out, width, bias=False)
 
-    values = tower.values(VisionProjectorType.GLM4V, image)
+    values = tower.values(PROJECTOR, image)
     values |= {
         Keys.ClipVision.USE_SILU: boolean(True),
         Keys.ClipVision.Attention.LAYERNORM_EPS: f32(vision.number("rms_norm_eps")),

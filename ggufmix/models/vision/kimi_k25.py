@@ -26,6 +26,7 @@ from ..config import Config, check_channels
 from ..model import Model
 from .tower import HEADS, HIDDEN, MERGED, WIDTH, Tower
 
+PROJECTOR = VisionProjectorType.KIMIK25
 ROOTS = ("vision_tower.", "mm_projector.")
 DEFAULTS: Mapping[str, Any] = {
     "init_pos_emb_height": 64,
@@ -82,7 +83,7 @@ def place(tower: Tower) -> Model:
 
     side = vision.integer("patch_size")
     most = Config(tower.image, {"in_patch_limit": MOST_PATCHES}).integer("in_patch_limit")
-    values = tower.values(VisionProjectorType.KIMIK25, height * side)
+    values = tower.values(PROJECTOR, height * side)
     values |= {
         "vision.pos_emb_height": u32(height),
         "vision.pos_emb_width": u32(across),

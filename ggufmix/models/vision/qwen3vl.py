@@ -18,6 +18,7 @@ from ...container import array, boolean, f32, u32
 from ..model import Model
 from .tower import HEADS, HIDDEN, MERGED, WIDTH, Tower
 
+PROJECTOR = VisionProjectorType.QWEN3VL
 ROOTS = ("visual.",)
 DEFAULTS: Mapping[str, Any] = {
     "depth": 27,
@@ -64,7 +65,7 @@ def place(tower: Tower) -> Model:
     tower.linear("visual.merger.linear_fc2", ROLE.V_MMPROJ, tower.text_hidden, merged, number=2)
 
     side = int(positions**0.5 * vision.integer("patch_size"))
-    values = tower.values(VisionProjectorType.QWEN3VL, side)
+    values = tower.values(PROJECTOR, side)
     values |= {
         Keys.ClipVision.USE_GELU: boolean(True),
         Keys.ClipVision.SPATIAL_MERGE_SIZE: u32(MERGED),
