@@ -15,10 +15,13 @@ of the weights, and its cosine of 0.9997 is beyond E4M3, whose floor is 0.99965.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .coding import Search
 from .losses import Lost
 
 Verdict = Literal["GOOD", "WARN", "FAIL"]
@@ -31,6 +34,7 @@ their blocks, or where a model has channels that are all but dead: worth a look,
 SATURATED_SHOWN = 1e-5
 
 _FLOOR = "2.64 %"
+_FACTOR = re.compile(r"rms\(k=([^)]+)\)")
 
 
 def _seeds(value: float, good: float, warn: float, *, least: bool = False) -> Verdict:
@@ -182,8 +186,12 @@ def recommendations(review: Review) -> Iterator[str]:
         worst = max(flushed, key=lambda w: w.lost.flushed_share)
         yield (
             f"in {len(flushed)} weights many values became zero, worst {worst.name} "
-            f"({100 * worst.lost.flushed_share:.2f} %): single values dwarf their blocks, or its "
-            f"channels are all but dead; --keep {_module(worst.name)} leaves it as it is"
+            f"({100 * worst.lost.flushed_share:.2f} %): "
+            + (
+                _narrower(review.calibration)
+                or "single values dwarf their blocks, or its channels are all but dead; --keep "
+                f"{_module(worst.name)} leaves it as it is"
+            )
         )
     if others:
         worst = max(others, key=lambda w: w.lost.rrmse)
@@ -210,6 +218,21 @@ def _wider(calibration: str | None) -> str:
     if mode == "percentile":
         return "a larger --percentile, or --mode mse"
     return "--mode mse or max, in which next to nothing saturates"
+
+
+def _narrower(calibration: str | None) -> str | None:
+    """What to do about values that become zero, where the factor of rms explains that alone: codes
+    begin at half of 2^-9 scales, below which a bell shape has sqrt(2 / pi) * K / (448 * 2^10).
+    """
+    stated = _FACTOR.match(calibration or "")
+    share = math.sqrt(2 / math.pi) * float(stated[1]) / (448 * 1024) if stated else 0.0
+    if stated is None or share <= FLUSHED_GOOD:
+        return None
+    lost = f"{100 * share:.0f} %" if share < 0.5 else "most"
+    return (
+        f"with a factor of {stated[1]} that is {lost} of any bell shape; a smaller --rms-factor "
+        f"({Search().factor:g} by default), or --mode mse"
+    )
 
 
 def _module(name: str) -> str:

@@ -370,6 +370,21 @@ def test_recommendations_are_of_the_mode() -> None:
     assert not list(recommendations(reviewed(rrmse=0.0264)))
 
 
+def test_zeros_that_a_factor_makes(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """With a factor out of all proportion nothing is wrong with the weights: a smaller one is what
+    helps, not to keep every tensor. The share that is named is the one that is found.
+    """
+    result = convert(pair[0], tmp_path / "out", Options(search=Search("rms", factor=1e5)))
+    first, *_ = recommendations(result.review)
+    assert "with a factor of 100000 that is 17 % of any bell shape" in first
+    assert "a smaller --rms-factor (8 by default), or --mode mse" in first
+    assert "--keep" not in first
+    assert result.review.whole.flushed_share == pytest.approx(0.17, abs=0.02)
+    most = next(recommendations(reviewed("rms(k=1e+30)", rrmse=1, flushed=1_000_000)))
+    assert "with a factor of 1e+30 that is most of any bell shape" in most
+    assert "--keep a.b " in next(recommendations(reviewed("rms(k=8)", flushed=20_000)))
+
+
 def test_absolute_errors_decide_nothing() -> None:
     """Weights ten times as large have ten times the error, and are as good: it is said so."""
     review = reviewed(rrmse=0.0264, e=3000.0)
