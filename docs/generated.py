@@ -121,20 +121,10 @@ def architectures() -> str:
         [f"`{arch}`", ", ".join(f"`{name}`" for name, its in names.items() if its == arch)]
         for arch in sorted(set(names.values()))
     ]
+    rows.append(
+        ["`clip`, with `--mmproj`", ", ".join(f"`{name}`" for name in models.VISION_CLASSES)]
+    )
     return table(("`general.architecture`", "classes of `config.json`"), rows)
-
-
-def vision() -> str:
-    """Model classes whose vision projector can be written."""
-    names = {name: family.projector for name, family in models.VISION_CLASSES.items()}
-    rows = [
-        [
-            f"`{projector}`",
-            ", ".join(f"`{name}`" for name, its in names.items() if its == projector),
-        ]
-        for projector in dict.fromkeys(names.values())
-    ]
-    return table(("`clip.projector_type`", "classes of `config.json`"), rows)
 
 
 def architecture_rules() -> str:
@@ -263,7 +253,6 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "recipes": recipes,
     "architectures": architectures,
-    "vision": vision,
     "rules": architecture_rules,
     "fp8": fp8_rules,
     "errors": error_classes,
