@@ -161,11 +161,9 @@ def place_decoder(
     if not windows:
         note_window(config, claims)
     note_rope(config, claims)
-    common = common_values(config, name, block_count)
     return Model(
         name,
-        common | named(values, name),
-        len(common),
+        common_values(config, name, block_count) | named(values, name),
         root.placed,
         claims.notes,
         vocab_rows,

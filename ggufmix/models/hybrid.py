@@ -97,7 +97,6 @@ def place_hybrid(
     return Model(
         name,
         front | named(values, name),
-        len(front),
         root.placed,
         claims.notes,
         vocab_rows,

@@ -34,7 +34,6 @@ class Model:
 
     arch         GGUF architecture, such as "qwen35moe"
     values       the "{arch}.*" keys in the order of llama.cpp's converter
-    n_common     how many of `values` stand in front of general.file_type in that order
     tensors      in the order of the model, first to last block; order and types of a file are
                  decided elsewhere
     notes        what was left out or decided, one sentence each without a full stop
@@ -47,7 +46,6 @@ class Model:
 
     arch: str
     values: dict[str, Value]
-    n_common: int
     tensors: list[Placed]
     notes: list[str]
     vocab_rows: int = 0

@@ -125,11 +125,9 @@ def place(arch: MODEL_ARCH, config: Config, claims: Claims, mtp: bool) -> Model:
     claims.finish(name)
     note_rope(config, claims)
 
-    common = common_values(config, name, block_count)
-    values = common | named(_values(arch, config, delta_net, n_mtp, recurrent), name)
-    return Model(
-        name, values, len(common), root.placed, claims.notes, vocab_rows, tied, block_count, n_mtp
-    )
+    values = common_values(config, name, block_count)
+    values |= named(_values(arch, config, delta_net, n_mtp, recurrent), name)
+    return Model(name, values, root.placed, claims.notes, vocab_rows, tied, block_count, n_mtp)
 
 
 def _recurrent(config: Config, n_layers: int) -> list[bool]:

@@ -66,7 +66,7 @@ def test_order_of_frames_shows(name: str, placed: Placed, off: Off) -> None:
     first, second = (p for p in model.tensors if p.name.startswith("v.patch_embd.weight"))
     tensors = [p for p in model.tensors if p is not second]
     twice = type(second)(second.name, second.role, second.layer, first.tensor)
-    changed = Model("clip", model.values, 0, [*tensors, twice], [])
+    changed = Model("clip", model.values, [*tensors, twice], [])
     assert off(name, changed, (6, 6)) > FAR
 
 
@@ -88,7 +88,7 @@ def test_a_projector_of_another_model_is_refused(
     """llama.cpp says so when embeddings are too wide for the language model."""
     model = placed("qwen-dense")
     tensors = [p for p in model.tensors if not p.name.startswith("mm.2.")]
-    path = write_f32(Model("clip", model.values, 0, tensors, []), tmp_path / "mmproj.gguf")
+    path = write_f32(Model("clip", model.values, tensors, []), tmp_path / "mmproj.gguf")
     image = np.zeros((96, 96, 3), np.uint8)
     with pytest.raises(RuntimeError, match=r"mm\.2\.weight"):
         embeddings(path, language_model, image, TEXT_HIDDEN)

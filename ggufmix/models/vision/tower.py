@@ -165,7 +165,7 @@ class Tower:
     def model(self, values: dict[str, Value]) -> Model:
         """What the family has placed. Raises ModelError for tensors that are missing or left."""
         self.claims.finish(f"the vision tower ({values[Keys.Clip.PROJECTOR_TYPE].data})")
-        return Model(ARCH, values, 0, self.placed, self.claims.notes, block_count=self.layers)
+        return Model(ARCH, values, self.placed, self.claims.notes, block_count=self.layers)
 
 
 HIDDEN = ("hidden_size", "vt_hidden_size")
