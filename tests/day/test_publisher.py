@@ -50,8 +50,8 @@ def speaks(path: Path, text: str) -> float:
 
 
 def test_the_whole_day(example: Path, heldout: str, tmp_path: Path) -> None:
-    """Importance, six recipes of one reading, parts, checksums, KL divergence, a mended template:
-    every file loads, speaks, and is what it says it is.
+    """Importance, six recipes of one reading, parts, checksums, KL divergence, a mended template,
+    the report, a change of mind: every file loads, speaks, and is what it says it is.
     """
     text = tmp_path / "text.txt"
     text.write_text(heldout[:6000])
@@ -98,3 +98,24 @@ def test_the_whole_day(example: Path, heldout: str, tmp_path: Path) -> None:
     assert data_of(tmp_path / files[0]) == before
     ggufmix("verify", files[0], cwd=tmp_path)
     assert abs(speaks(tmp_path / files[0], heldout[:2000]) - whole) < 0.1
+
+    ggufmix("report", *files, first, "--eval", "eval.json", "-o", "report", cwd=tmp_path)
+    card, page = ((tmp_path / "report" / n).read_text() for n in ("README.md", "index.html"))
+    for path in (*files, first):
+        assert path.name in card
+        assert path.name in page
+    assert f"{kld[files[3].name]:.6f}" in card
+    for line in (out / "SHA256SUMS").read_text().splitlines():
+        mended = line.endswith(files[0].name)  # written when the template was another
+        assert (line.split()[0] in card) != mended
+
+    changed = ("--set", "ffn_down_exps=Q8_0", "--imatrix", "imatrix.gguf")
+    again = ggufmix(
+        "convert", example, "-r", "q4_k_m", *changed, "--reuse", files[3], "-o", "changed.gguf",
+        cwd=tmp_path,
+    )  # fmt: skip
+    ggufmix("convert", example, "-r", "q4_k_m", *changed, "-o", "fresh.gguf", cwd=tmp_path)
+    assert (tmp_path / "changed.gguf").read_bytes() == (tmp_path / "fresh.gguf").read_bytes()
+    n_tensors = len(gguf.GGUFReader(tmp_path / "fresh.gguf").tensors)
+    assert f"{n_tensors - 2} of {n_tensors} tensors copied" in again.stderr  # two were Q8_0 already
+    assert abs(speaks(tmp_path / "changed.gguf", heldout[:2000]) - whole) < 0.1
