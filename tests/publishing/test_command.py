@@ -54,6 +54,9 @@ def test_nothing_is_overwritten_unasked(files: Path, tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"README\.md exists"):
         report(files / "m-Q8_0.gguf", "-o", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+    with pytest.raises(WriteError, match=r"README\.md exists"):
+        publishing.publish(publishing.gather([files / "m-Q8_0.gguf"])[0], tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
     report(files / "m-Q8_0.gguf", "-o", tmp_path, "--overwrite")
     assert (tmp_path / "README.md").read_text() != "mine"
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import gguf
 import msgspec
+import numpy as np
 import pytest
+import xxhash
 from typer.testing import CliRunner
 
 import ggufmix
@@ -42,6 +44,8 @@ def test_figures_are_those_of_another_reader(files: Path) -> None:
     assert (found.recipe, found.file_type) == ("q4_k_m", "MOSTLY_Q4_K_M")
     bits = 8 * sum(c[2] for c in counts.values()) / sum(c[1] for c in counts.values())
     assert found.outline.bits_per_weight == pytest.approx(bits)
+    sums = np.array(reader.fields["ggufmix.tensor.xxh64"].contents(), "<u8")
+    assert publishing.identity(path) == {"data_xxh64": xxhash.xxh64(sums.tobytes()).hexdigest()}
 
 
 def test_memory_is_what_advise_says(files: Path) -> None:

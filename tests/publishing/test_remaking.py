@@ -108,13 +108,20 @@ def test_every_recorded_option_is_known() -> None:
         ("q8_0", ["--set"]),
         ("q8_0'; touch owned; '", []),
         ("/etc/passwd.toml", []),
-        ("../recipes/mine.toml", []),
+        ("mine.toml", []),
     ],
 )
 def test_a_file_cannot_say_what_is_pasted(
-    recipe: str, words: list[str], example: Path, tmp_path: Path
+    recipe: str,
+    words: list[str],
+    example: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The header of a stranger's file becomes no other option, program or path in a command."""
+    monkeypatch.chdir(tmp_path)
+    [(_, recipe_text)] = rules.texts_of("q8_0")
+    (tmp_path / "mine.toml").write_text(recipe_text)
     made = tmp_path / "m.gguf"
     ggufmix.convert(example, made, "q8_0")
     edit = mending.Edit({"ggufmix.recipe": text(recipe), "ggufmix.options": texts(words)})
