@@ -213,6 +213,7 @@ def verify(
         elif told.exact:
             more, warnings = headers.differences(parts, planned)
             problems += more
+            warnings += headers.origins(file, found)
         return Report(
             tensors,
             tuple(problems),

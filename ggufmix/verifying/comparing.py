@@ -22,7 +22,8 @@ from ..planning import Planned
 from ..sources import GgufTensor
 from ..tensor import BF16, DTYPE_NAMES, F16, Array, Blocks, Tensor
 from ..writing import Extent, Made
-from ..writing.encoding import Rows, bands_of, encoded
+from ..writing.encoding import Counts, Rows, bands_of, encoded, with_origin
+from ..writing.origins import MODULO
 from .findings import Parts
 from .reading import piece
 
@@ -41,6 +42,8 @@ class Errors:
     same    whether their bytes are those expected; None where nothing was expected
     row     the first row that is not, -1 where all are
     parts   groups, codes and scales of the source that the file has bit for bit
+    source  number of what they were made from, where bytes were expected, and
+    method  of what with: see `checksums`
     """
 
     whole: Measures
@@ -48,6 +51,8 @@ class Errors:
     same: bool | None = None
     row: int = -1
     parts: Parts | None = None
+    source: int = 0
+    method: int = 0
 
     def __add__(self, other: Errors) -> Errors:
         """Both; `other` comes right after."""
@@ -61,6 +66,8 @@ class Errors:
             same,
             other.row if self.row < 0 else self.row,
             parts,
+            (self.source + other.source) % MODULO,
+            (self.method + other.method) % MODULO,
         )
 
 
@@ -144,7 +151,7 @@ class Comparison:
         return Made((piece(self.stored, start, raw),), found)
 
     def _compared(self, raw: Blocks, start: int, stop: int) -> Errors:
-        expected, recovered = self._expected(start, stop)
+        expected, counts = self._expected(start, stop)
         same = None if not self.encodes else expected is not None and np.array_equal(raw, expected)
         row = -1
         if same is False:
@@ -157,12 +164,12 @@ class Comparison:
             kind = self.stored.kind
             parts = _counted(raw, expected, kind) if expected is not None else None
         elif same and self.bound:  # as the encoder left it, which has looked for lattices or not
-            parts = _all_of(recovered) if recovered else None
+            parts = _all_of(counts.recovered) if counts.recovered else None
         elif self.encodes:
             parts = self._on_lattice(raw, start, stop)
         else:
             parts = None
-        return Errors(sums, sums, same, row, parts)
+        return Errors(sums, sums, same, row, parts, counts.source, counts.method)
 
     @property
     def _carried(self) -> bool:
@@ -175,17 +182,18 @@ class Comparison:
         values = self._values(raw, start)
         return measure(values if known else self.tensor.rows(start, stop), values, row=start)
 
-    def _expected(self, start: int, stop: int) -> tuple[Blocks | None, int]:
-        """The bytes that should be there, and how many groups of them lie on a lattice; None where
-        nobody can say, or nobody needs to know.
+    def _expected(self, start: int, stop: int) -> tuple[Blocks | None, Counts]:
+        """The bytes that should be there, and what was found in making them; None where nobody can
+        say, or nobody needs to know.
         """
         if not self.encodes or (self._differs and not self.bound and not self._carried):
-            return None, 0
+            return None, Counts()
+        rows = Rows(self.tensor, start, stop)
         try:
-            data, found = encoded(self.planned, Rows(self.tensor, start, stop))
+            data, found = encoded(self.planned, rows)
         except FormatError:  # a value that this type cannot hold: then the file has something else
-            return None, 0
-        return data, found.recovered
+            return None, Counts()
+        return data, with_origin(found, self.planned, rows)
 
     def _values(self, raw: Blocks, start: int) -> NDArray[np.float32]:
         """What the file's bytes mean, in float32."""

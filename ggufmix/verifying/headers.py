@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from .. import checksums
 from ..container import Value, header
 from ..planning import Plan
+from ..sources import GgufFile
 from . import reading
+from .comparing import Errors
 from .reading import Part
 
 PADDING = "ggufmix.padding"
@@ -64,6 +66,29 @@ def differences(parts: Sequence[Part], planned: Plan) -> tuple[list[str], list[s
         if len(stated) == len(checksums.ARRAYS) and planned.sealed(stated) != parts[0].raw:
             problems.append(f"{parts[0].name}: its header has other bytes than convert writes")
     return problems, warnings
+
+
+def origins(file: GgufFile, found: Mapping[str, Errors]) -> Iterator[str]:
+    """A sentence on tensors that have the right bytes, of which the file says that they were made
+    from something else, or otherwise: `convert --reuse` goes by that.
+
+    found  beside a source, as the file was made
+    """
+    stated = file.numbers(checksums.SOURCES), file.numbers(checksums.METHODS)
+    if stated[0] is None or stated[1] is None:
+        return
+    sources, methods = stated[0], stated[1]
+    wrong = [
+        name
+        for name, of in found.items()
+        if of.same and (of.source, of.method) != (sources[name], methods[name])
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 1} more tensors have" if wrong[1:] else " has"
+        yield (
+            f"{wrong[0]}{more} the right bytes, but the file says that they were made from other "
+            "values, or with something else, than SRC and recipe give"
+        )
 
 
 def _types(parts: Sequence[Part], planned: Plan) -> Iterator[str]:

@@ -168,7 +168,7 @@ class Encoding:
                 blocks, counts = _taken(planned, ready, rows, measuring=self.measuring)
             else:
                 blocks, counts = encoded(planned, rows, measuring=self.measuring)
-                counts = _with_origin(counts, planned, rows)
+                counts = with_origin(counts, planned, rows)
             for number in numbers:
                 at = start * planned.row_bytes
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
@@ -268,7 +268,7 @@ def encoded(
     return band.blocks, found
 
 
-def _with_origin(found: Counts, planned: Planned, rows: Rows) -> Counts:
+def with_origin(found: Counts, planned: Planned, rows: Rows) -> Counts:
     """What was found in a band, with its share in what the tensor follows from."""
     source = rows.source(as_blocks=planned.copied or planned.widened)
     matrix, begun = divmod(rows.start, rows.tensor.matrix_rows)

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from verify.files import head_of, size_of
 
 import ggufmix
-from ggufmix import checksums, mending, reusing, splitting
+from ggufmix import checksums, mending, proof, reusing, splitting
 from ggufmix.container import Value, text
 from ggufmix.errors import NotFiniteError, SourceError, UsageError, WriteError
 from ggufmix.pipeline import Options, Result
@@ -149,6 +149,7 @@ def test_rows_in_another_order(
         folder.mkdir()
         result = assert_fresh(model, folder, tmp_path / f"{number}.gguf")
         assert encoded(result) == {"token_embd.weight"}
+        assert result.reuse[-1].endswith("1 encoded: 1 of other values")
 
 
 @pytest.mark.parametrize("what", ["value", "all", "none"])
@@ -180,10 +181,11 @@ def test_another_encoder_of_the_same_type(example: Path, tmp_path: Path) -> None
     """Q4_X and Q4_0 write the same type and other bytes."""
     old = tmp_path / "old.gguf"
     ggufmix.convert(example, old, "q4_x")
-    options = Options("q4_x", tensor_types=["ffn_down_shexp=Q4_0"])
+    options = Options("q4_x", tensor_types=["ffn_down_exps=Q4_0"])
     result = assert_fresh(example, tmp_path, old, options)
-    assert encoded(result) == {t.name for t in result.plan.tensors if t.encoder.name == "Q4_0"}
-    assert encoded(result)
+    others = {t.name for t in result.plan.tensors if t.encoder.name == "Q4_0"}
+    assert encoded(result) == others != set()
+    assert " by another encoder " in result.reuse[-1]
 
 
 def place_of(path: Path, name: str) -> tuple[int, int]:
@@ -509,3 +511,18 @@ def test_the_command(example: Path, old: Path, tmp_path: Path) -> None:
     assert re.search(r"^note: .*config.json is not reused: .*GGUF", said, re.MULTILINE)
     assert "note: 0 of 76 tensors copied, 76 encoded\n" in said
     assert run("-o", tmp_path / "c.gguf", "--reuse", tmp_path / "d.gguf")[0] == 2
+
+
+def test_a_record_that_is_not_true(example: Path, old: Path, tmp_path: Path) -> None:
+    """`verify --against` says so of a file whose bytes are right: a later run would be misled."""
+    bad = Path(shutil.copy(old, tmp_path / "bad.gguf"))
+    numbers = list(head_of(bad).values[checksums.SOURCES].data)
+    numbers[5] ^= 1
+    u64 = gguf.GGUFValueType.UINT64
+    set_key(bad, checksums.SOURCES, Value(gguf.GGUFValueType.ARRAY, numbers, u64))
+    assert not proof.verify(old, example).warnings
+    report = proof.verify(bad, example)
+    [warning] = report.warnings
+    name = head_of(bad).tensors[5].name
+    assert warning.startswith(f"{name} has the right bytes, but the file says that they were made")
+    assert encoded(assert_fresh(example, tmp_path, bad)) == {name}
