@@ -2,14 +2,13 @@
 
 # SPDX-License-Identifier: MIT
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
-from .said import note, shown
+from .said import note, warn
 
 
 def calibrate(
@@ -103,7 +102,7 @@ def calibrate(
             progress=bar.step,
         )
     for sentence in made.warnings:
-        print(f"warning: {shown(sentence)}", file=sys.stderr)
+        warn(sentence)
     if made.ahead:
         note(f"{len(made.ahead)} matrices of blocks that transformers does not run (MTP)")
     print(f"{out}: {made.entries} entries of {made.tokens:,} tokens, {made.sequences} {unit}")

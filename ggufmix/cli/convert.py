@@ -2,8 +2,8 @@
 
 # SPDX-License-Identifier: MIT
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,29 +14,13 @@ from ..errors import UsageError
 from .options import Source, Threads, takes_choices
 from .plan import show
 from .report import publish
-from .said import note, say, shown
+from .said import note, resumable, say, shown
 from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
 if TYPE_CHECKING:
     from ..clustering import Cluster
     from ..pipeline import Options, Result
     from ..planning import Plan
-
-
-@contextmanager
-def resumable(out: str, begun: Sequence[Path]) -> Iterator[None]:
-    """Say where a command that did not end well has left something to continue.
-
-    begun  paths that become known in the meantime
-    """
-    from .. import pipeline
-
-    try:
-        yield
-    except BaseException:
-        if pipeline.unfinished([Path(out), *begun]):
-            note(f"{out} is unfinished: the same command with --resume continues it")
-        raise
 
 
 @takes_choices
@@ -153,7 +137,7 @@ def convert(
 
     with (
         profiling.recorded() if profile else nullcontext() as spent,
-        resumable(out, begun),
+        resumable(out, lambda: pipeline.unfinished([Path(out), *begun])),
         progress.shown() as bar,
     ):
         results = pipeline.convert_each(

@@ -4,8 +4,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +11,7 @@ import typer
 
 from ..errors import UsageError
 from .options import Json, Threads
-from .said import note, shown
+from .said import note, resumable, warn
 
 if TYPE_CHECKING:
     from ..fp8.choosing import Choice
@@ -56,19 +54,6 @@ ShardSize = Annotated[
         "--max-shard-size", metavar="5GB", help="Split the weights anew; by default as SRC does."
     ),
 ]
-
-
-@contextmanager
-def _resumable(out: Path) -> Iterator[None]:
-    """Say where a command that did not end well has left something to continue."""
-    from ..fp8 import saving
-
-    try:
-        yield
-    except BaseException:
-        if saving.stopped(out):
-            note(f"{out} is unfinished: the same command with --resume continues it")
-        raise
 
 
 def fp8(
@@ -197,7 +182,7 @@ def fp8(
         return
     if out is None:
         raise UsageError("expected a folder to write, -o DIR; or --dry-run")
-    with _resumable(out), progress.shown() as bar:
+    with resumable(out, lambda: saving.stopped(out)), progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce)
         result = converting.convert(source, out, options, how)
     _report(result.review, out, as_json=as_json, extra={"written": _written(result.planned)})
@@ -247,7 +232,7 @@ def dequantize(
     from ..fp8 import dequantizing, saving
 
     kind = _one_of("--dtype", dtype, ("bf16", "f32"))
-    with _resumable(out), progress.shown() as bar:
+    with resumable(out, lambda: saving.stopped(out)), progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce_plain)
         size = None if max_shard_size is None else saving.bytes_of(max_shard_size)
         planned = dequantizing.dequantize(src, out, kind, max_shard_size=size, how=how)
@@ -275,7 +260,7 @@ def _announce(planned: "Planned", becomes: str = "become FP8") -> None:
     from .. import report
 
     for sentence in planned.warnings:
-        print(f"warning: {shown(sentence)}", file=sys.stderr)
+        warn(sentence)
     for name, why in planned.side.left:
         note(f"not copied: {name} ({why})")
     n = len(planned.shards)

@@ -9,9 +9,9 @@ import typer
 
 from ..errors import UsageError
 from . import plan
-from .convert import resumable, tell
+from .convert import tell
 from .options import roles_of
-from .said import note, say
+from .said import note, resumable, say
 
 _REST = "[OUT.gguf] TYPE [N]"
 _FORM = f"IN.gguf {_REST}"
@@ -121,7 +121,7 @@ def quantize(
         say([made])
         plan.show(made)
         return
-    with resumable(str(out), [out]), progress.shown() as bar:
+    with resumable(out, lambda: pipeline.unfinished([out])), progress.shown() as bar:
         result = pipeline.convert(
             src,
             str(out).replace("{", "{{").replace("}", "}}"),

@@ -3,7 +3,6 @@
 # SPDX-License-Identifier: MIT
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from ..errors import UsageError
 from .options import Json
-from .said import shown
+from .said import warn
 
 Target = Annotated[
     str | None,
@@ -76,7 +75,7 @@ def advise(
         gtt=size(gtt) if gtt is not None else None,
     )
     for sentence in found["warnings"]:
-        print(f"warning: {shown(sentence)}", file=sys.stderr)
+        warn(sentence)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..planning import Plan
 
 LONGEST = 4000
@@ -37,6 +40,17 @@ def warn(sentence: str) -> None:
 def note(sentence: str) -> None:
     """Something worth knowing."""
     print(f"note: {shown(sentence)}", file=sys.stderr)
+
+
+@contextmanager
+def resumable(out: str | Path, unfinished: Callable[[], bool]) -> Iterator[None]:
+    """Say where a command that did not end well has left something to continue."""
+    try:
+        yield
+    except BaseException:
+        if unfinished():
+            note(f"{out} is unfinished: the same command with --resume continues it")
+        raise
 
 
 def shown(sentence: str) -> str:
