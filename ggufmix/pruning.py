@@ -33,6 +33,9 @@ _INTERVALLED = frozenset({"qwen3next", "qwen35", "qwen35moe", "minimax-01"})
 """Architectures in which every n-th block has attention and the others recur, unless the key
 `attention.recurrent_layers` lists them. Source: llama.cpp, src/models (August 2026).
 """
+_RECURS = "SSM_", "SHORTCONV_"
+_ATTENDS = "ATTN_K", "ATTN_V"
+"""Beginnings of roles by which a block of a hybrid shows what it is; ATTN_QKV recurs too."""
 _STEPS = {"interleave_moe_layer_step": 0, "moe_every_n_layers": 1}
 """Keys by which every n-th block has experts, and which one is the first: counted from 1, or 0."""
 
@@ -65,7 +68,8 @@ def prune(model: Placement, layers: str | None) -> Pruned:
 
     layers  their numbers, such as "3,7,20-25", or None
     Raises UsageError for numbers that are none, for blocks that are not there, where nothing would
-    be left, and where the architecture says by its number what a block is made of.
+    be left or a hybrid would be none, and where the architecture says by its number what a block is
+    made of.
     """
     if layers is None:
         return Pruned(model)
@@ -84,6 +88,7 @@ def prune(model: Placement, layers: str | None) -> Pruned:
     ahead = {p.layer for p in model.tensors if p.layer is not None and p.role.startswith("NEXTN_")}
     if not set(kept) - ahead:
         raise UsageError(f"--prune-layers {layers}: leaves no block")
+    _check_kinds(model, set(kept) - ahead, ahead, layers)
     pruned = Pruned(model, {old: new for new, old in enumerate(kept)}, blocks)
     tensors = [
         replace(p, name=name, layer=None if p.layer is None else pruned.numbers[p.layer])
@@ -94,6 +99,17 @@ def prune(model: Placement, layers: str | None) -> Pruned:
     warnings = [*model.warnings, *_warnings(model)]
     left = replace(model, tensors=tensors, values=values, warnings=tuple(warnings))
     return replace(pruned, model=left)
+
+
+def _check_kinds(model: Placement, kept: Set[int], ahead: Set[int], layers: str) -> None:
+    """Raise UsageError if a hybrid would no longer be one: llama.cpp loads such a file and dies."""
+    for kind, roles in (("recurs", _RECURS), ("has attention", _ATTENDS)):
+        having = {p.layer for p in model.tensors if p.role.startswith(roles)} - {None, *ahead}
+        if having and not having & kept and any(p.role.startswith(_RECURS) for p in model.tensors):
+            raise UsageError(
+                f"--prune-layers {layers}: leaves no block that {kind}: llama.cpp cannot run a "
+                "hybrid without"
+            )
 
 
 def _values(
