@@ -6,6 +6,7 @@ measured. Plain values; all text is cleaned here (`words`), whoever wrote it.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -181,7 +182,9 @@ def of_file(
         ),
         imatrix,
         tuple(_sources(values)),
-        _running(found) if kind == "model" else Running(why_not=f"it is no model, but {kind}"),
+        _running(found)
+        if kind == "model"
+        else Running(why_not=f"Nothing to run by itself: general.type is {kind}."),
         checksums.of_data(values),
     )
 
@@ -262,6 +265,13 @@ def _sources(values: Mapping[str, Value]) -> Iterator[Source]:
 
 
 def _running(found: Outline) -> Running:
+    layers = {t.layer for t in found.tensors if t.layer is not None}
+    if layers and layers <= found.mtp_layers:
+        name = shlex.quote(clean(found.title))
+        return Running(
+            why_not="A draft head, to be run beside its model: llama-server -m MODEL.gguf "
+            f"-md {name} --spec-type draft-mtp"
+        )
     trained = found.keys.get("context_length")
     most = trained if isinstance(trained, int) and trained > 0 else CONTEXTS[1]
     contexts = [c for c in CONTEXTS if c < most] + ([most] if most <= CONTEXTS[-1] else [])
@@ -269,7 +279,7 @@ def _running(found: Outline) -> Running:
     try:
         every = [review.advice.advise(found, context) for context in contexts]
     except ModelError as error:
-        return Running(why_not=clean(error))
+        return Running(why_not=f"Nothing can be said of its memory: {clean(error)}")
     middle = every[min(1, len(every) - 1)]
     layout = middle["layout"]
     n = len(layout["attention_layers"])

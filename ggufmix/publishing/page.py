@@ -13,7 +13,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ..outline import bits_of
 from ..report import count
 from . import picturing, telling
 from .facts import File
@@ -100,7 +99,7 @@ def _file(
                 "tensors": n["tensors"],
                 "weights": count(n["weights"]),
                 "bytes": gib(n["bytes"]),
-                "bits": _bits(kind, n),
+                "bits": f"{keys[kind].bits:.2f}",
                 "share": f"{100 * n['bytes'] / total:.1f} %",
                 "percent": f"{100 * n['bytes'] / total:.2f}",
             }
@@ -138,10 +137,3 @@ def _file(
             for p in file.parts
         ],
     }
-
-
-def _bits(kind: str, n: Mapping[str, int]) -> str:
-    known = bits_of(kind)
-    if known is None:
-        known = 8 * n["bytes"] / n["weights"] if n["weights"] else 0.0
-    return f"{known:.2f}"

@@ -8,6 +8,7 @@ Geometry only, in pixels of the drawing: templates/picture.svg makes it visible.
 
 from __future__ import annotations
 
+import re
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ RAMP = ("f6efc0", "cfe3b0", "93cbb0", "55aebb", "3a87b5", "33609f", "2a3a75")
 """From few bits to many: lightness falls all the way, so that it is read without colour too."""
 LETTERS = string.ascii_letters
 VECTORS = "vectors"
+_BLOCK = re.compile(r"\bblk\.\d+\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Key:
     letter: str
     fill: str
     ink: str
-    bits: float | None
+    bits: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,13 @@ class Picture:
 
 def legend(outlines: Iterable[Outline]) -> dict[str, Key]:
     """The types of some files, fewest bits first, each with a colour and a letter of its own."""
-    kinds = {t.type for found in outlines for t in found.tensors}
-    ordered = sorted(kinds, key=lambda kind: (bits_of(kind) or 0.0, kind))
+    bits = {t.type: bits_of(t.type) or t.bits for found in outlines for t in found.tensors}
+    ordered = sorted(bits, key=lambda kind: (bits[kind], kind))
     made = {}
     for i, kind in enumerate(ordered):
         fill = _ramp(i / max(len(ordered) - 1, 1))
         ink = "#ffffff" if _luminance(fill) < 0.179 else "#000000"  # the one with more contrast
-        made[kind] = Key(clean(kind, 16), LETTERS[i % len(LETTERS)], fill, ink, bits_of(kind))
+        made[kind] = Key(clean(kind, 16), LETTERS[i % len(LETTERS)], fill, ink, bits[kind])
     return made
 
 
@@ -181,9 +183,8 @@ def _as_the_data_flow(tensors: Sequence[Entry]) -> list[Entry]:
 
 
 def _stem(name: str) -> str:
-    """blk.3.attn_q.weight -> attn_q."""
-    rest = name.split(".", 2)[-1] if name.startswith("blk.") else name
-    return rest.removesuffix(".weight")
+    """blk.3.attn_q.weight -> attn_q; v.blk.3.ln1.weight -> v.ln1."""
+    return _BLOCK.sub("", name, count=1).removesuffix(".weight")
 
 
 def _label(t: Entry) -> str:

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import xxhash
+from gguf import GGMLQuantizationType
 from typer.testing import CliRunner
 
 import ggufmix
@@ -241,12 +242,15 @@ def test_types_of_ik_llama_cpp_are_reported(tmp_path: Path) -> None:
     """A file that only ik_llama.cpp reads has a report too."""
     kind = 137  # iq2_k: 76 bytes for 256 weights
     infos = [TensorInfo("blk.0.ffn_up.weight", (256, 4), kind, 0)]  # type: ignore[arg-type]
+    infos.append(TensorInfo("blk.0.ffn_down.weight", (32, 4), GGMLQuantizationType.F32, 320))
     path = tmp_path / "ik.gguf"
     values = {"general.architecture": text("llama")}
-    path.write_bytes(header(values, infos) + bytes(320))
+    path.write_bytes(header(values, infos) + bytes(320 + 512))
     found = facts.of_file(path)
-    assert [*found.types] == ["IQ2_K"]
+    assert [*found.types] == ["F32", "IQ2_K"]
     assert "IQ2_K" in found.making.toml
+    publishing.publish([found], tmp_path)
+    assert "2.38" in (tmp_path / "index.html").read_text()
 
 
 def test_an_mmproj_has_no_advice_of_its_own(files: Path, tmp_path: Path) -> None:
@@ -256,7 +260,7 @@ def test_an_mmproj_has_no_advice_of_its_own(files: Path, tmp_path: Path) -> None
     edit = mending.Edit({"general.type": text("mmproj")})
     mending.apply(mending.prepare(path, edit))
     found, _ = publishing.gather([files / "m-Q8_0.gguf", path])
-    assert found[1].running.why_not == "it is no model, but mmproj"
+    assert found[1].running.why_not == "Nothing to run by itself: general.type is mmproj."
     out = tmp_path / "out"
     publishing.publish(found, out)
     assert "llama-server -m m-Q8_0.gguf" in (out / "README.md").read_text()
