@@ -107,7 +107,7 @@ def _candidates(metavar: str) -> Callable[[str], Iterable[Word]] | None:
         return lambda typed: _types(typed, "")
     if metavar.endswith("=TYPE"):
         return lambda typed: _assigned(typed, roles=metavar.startswith("ROLE"))
-    suffixes = {Path(part).suffix for part in metavar.split("|")} & SUFFIXES
+    suffixes = {Path(part.rstrip(".")).suffix for part in metavar.split("|")} & SUFFIXES
     if suffixes:
         return lambda typed: _files(typed, suffixes)
     words = [found[1] for part in metavar.split("|") if (found := WORD.fullmatch(part))]

@@ -16,7 +16,7 @@ HEADS = "file", "ctx", "windows", "perplexity", "KLD", "99.9 % KLD", "same top",
 
 
 def evaluate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="GGUF files to run.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE.gguf...", help="GGUF files to run.")],
     *,
     text: Annotated[
         Path | None,

@@ -20,7 +20,10 @@ Target = Annotated[
 
 def lint(
     src: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .gguf file, or a plan saved by plan --json.")
+        Path,
+        typer.Argument(
+            metavar="FILE.gguf|PLAN.json", help="A .gguf file, or a plan saved by plan --json."
+        ),
     ],
     *,
     target: Target = None,
@@ -51,7 +54,10 @@ def lint(
 
 def advise(
     src: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .gguf file, or a plan saved by plan --json.")
+        Path,
+        typer.Argument(
+            metavar="FILE.gguf|PLAN.json", help="A .gguf file, or a plan saved by plan --json."
+        ),
     ],
     *,
     ctx: Annotated[int, typer.Option("--ctx", "-c", min=1, metavar="N", help="Tokens of context.")],

@@ -20,7 +20,8 @@ def verify(
     out: Annotated[
         Path,
         typer.Argument(
-            metavar="OUT", help="A .gguf file, of a split one any part; or an FP8 checkpoint."
+            metavar="FILE.gguf|DIR",
+            help="A .gguf file, of a split one any part; or an FP8 checkpoint.",
         ),
     ],
     *,

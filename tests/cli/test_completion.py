@@ -135,6 +135,8 @@ def test_files(ask: Ask, tmp_path: Path) -> None:
     assert ask("meta", "") == ["a.gguf", "bin/", "deep/"]
     assert ask("plan", "SRC", "--like", "deep/") == ["deep/b.gguf", "deep/er/"]
     assert ask("meta", "./a") == ["./a.gguf"]
+    assert ask("eval", "a.gguf", "dee") == []
+    assert ask("eval", "a.gguf", "deep/b") == ["deep/b.gguf"]
     assert ask("meta", "dee") == []
     assert ask("meta", "nowhere/") == []
     assert ask("convert", "") == []
