@@ -1,12 +1,8 @@
-"""The site: what it is made of, and what is looked through when it is built."""
+"""The site: what it is made of, and what is looked through when it is built (`make docs`)."""
 
 # SPDX-License-Identifier: MIT
 
-import importlib.util
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,14 +74,3 @@ def test_styles_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "a.html").touch()
     (tmp_path / "s.css").write_text("@import 'https://fonts.example.com/x.css';")
     assert len(check.faults(tmp_path)) == 1
-
-
-@pytest.mark.skipif(importlib.util.find_spec("zensical") is None, reason="needs the extra [docs]")
-def test_it_is_built(tmp_path: Path) -> None:
-    """Strictly, and what comes out is sound: `make docs` does the same."""
-    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("build", ".cache"))
-    shutil.copy(ROOT / "README.md", tmp_path)
-    build = [sys.executable, "-m", "zensical", "build", "--strict", "-f", "docs/zensical.toml"]
-    done = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert check.faults(tmp_path / "docs" / "build") == []
