@@ -33,6 +33,7 @@ import xxhash
 from gguf import GGUFValueType
 
 from .container import Value, array, value_at
+from .errors import SourceError
 
 TENSORS = "ggufmix.tensor.xxh64"
 SOURCES = "ggufmix.tensor.source.xxh3"
@@ -77,6 +78,15 @@ def of_data(values: Mapping[str, Value]) -> str | None:
     if found is None or found.item is not GGUFValueType.UINT64:
         return None
     return xxhash.xxh64(struct.pack(f"<{len(found.data)}Q", *found.data)).hexdigest()
+
+
+def damaged(where: str, name: str, stated: int, found: int) -> SourceError:
+    """What there is to say of a tensor whose data have another checksum than its file says."""
+    return SourceError(
+        f"{where}: {name}: its data is not what the file's checksum says: expected XXH64 "
+        f"{stated:016x}, got {found:016x}",
+        hint="the file is damaged: get it again, or convert it again",
+    )
 
 
 def of_header(header: bytes | bytearray, values: Mapping[str, Value]) -> int:

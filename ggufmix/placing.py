@@ -265,6 +265,8 @@ def _of_gguf(
         f"{name}: its header is not what its checksum says: damaged, or edited by another program"
         for name in found.broken_seals()
     )
+    if not warnings and not found.unsealed():
+        found.tell_checksums()
     return Placement(
         arch.data, placed, values, warnings=warnings, files=found.files, abandon=found.abandon
     )

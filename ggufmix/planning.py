@@ -22,7 +22,7 @@ from . import checksums, int4
 from .codecs import Encoder
 from .container import ALIGNMENT, MAX_NAME_BYTES, TensorInfo, Value, aligned, header
 from .errors import ModelError
-from .tensor import Placed
+from .tensor import DTYPE_NAMES, Placed
 
 
 class Importance(Protocol):
@@ -99,6 +99,14 @@ class Planned:
         """Its blocks are written as blocks of another format with the same codes and scales."""
         stored = self.placed.tensor.format
         return stored is not None and int4.holds_exactly(stored, self.encoder.format)
+
+    @property
+    def unchanged(self) -> bool:
+        """Its data are those of the tensor as it is stored: blocks that are copied, or floats."""
+        tensor = self.placed.tensor
+        return self.copied or (
+            tensor.format is None and self.encoder.format.name == DTYPE_NAMES[tensor.dtype]
+        )
 
     @property
     def row_bytes(self) -> int:

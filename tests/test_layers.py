@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "measures": {"codecs", "errors", "_core"},
     "container": {"errors"},
     "profiling": set(),
-    "checksums": {"container"},
+    "checksums": {"container", "errors"},
     "planning": LEAVES,
     "rules": NOUNS,
     "writing": NOUNS | {"profiling"},

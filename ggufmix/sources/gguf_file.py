@@ -148,6 +148,15 @@ class GgufFile(OfFolder):
             return None
         return dict(zip(self.tensors, stated.data, strict=True))
 
+    def tell_checksums(self) -> None:
+        """Let the tensors know the checksums that the file has of them. For a file whose headers
+        are whole: other programs copy the numbers into files with other data.
+        """
+        for name, stated in (self.numbers(checksums.TENSORS) or {}).items():
+            tensor = self.tensors[name]
+            if tensor.kind.name != "F64":  # of which `rows` gives float32
+                tensor.checksum = stated
+
     def unsealed(self) -> list[str]:
         """Names of the files whose header has no checksum."""
         return [part.name for part, head in self._parts if checksums.HEADER not in head.values]

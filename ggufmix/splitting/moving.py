@@ -156,8 +156,4 @@ def _move(
 def _compare(where: str, stated: Mapping[str, int], sums: Sums) -> None:
     for name, want in stated.items():
         if sums[name][0] != want:
-            raise SourceError(
-                f"{where}: {name}: its data is not what the file's checksum says: expected XXH64 "
-                f"{want:016x}, got {sums[name][0]:016x}",
-                hint="the file is damaged: get it again, or convert it again",
-            )
+            raise checksums.damaged(where, name, want, sums[name][0])

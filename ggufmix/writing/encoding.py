@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import int4
+from .. import checksums, int4
 from ..codecs import Encoded, decode, encode_band
 from ..errors import (
     ImportanceError,
@@ -176,8 +176,13 @@ class Encoding:
         return Made(pieces, Each(tuple(found)))
 
     def check(self, sums: tuple[int, ...]) -> None:
-        """Raise SourceError where data that were ready are not those they were to be."""
+        """Raise SourceError where data that were ready are not those they were to be, or data that
+        stay as they are stored are not what the source's own checksum says.
+        """
+        stated = self.tensor.checksum
         for target, got in zip(self.targets, sums, strict=True):
+            if stated not in (None, got) and target.planned.unchanged and target.ready is None:
+                raise checksums.damaged(self.tensor.file, self.tensor.name, stated, got)
             if target.ready is not None and target.ready.sum != got:
                 raise SourceError(
                     f"{target.ready.where}: {target.planned.name}: changed while it was copied: "

@@ -26,6 +26,7 @@ from ggufmix.container import Value, boolean, f32, header, i32s, text, texts, u3
 from ggufmix.errors import FormatError, GgufmixError, NotFiniteError, SourceError, UsageError
 from ggufmix.pipeline import Options
 from ggufmix.runtime import Llama
+from ggufmix.splitting import Limits, split
 from ggufmix.writing import encoding
 
 ITS_OWN = ("general.file_type", "ggufmix.")
@@ -113,6 +114,64 @@ def test_the_same_recipe_copies(made: dict[str, Path], tmp_path: Path, source: s
     """A file by the recipe that made it: every tensor is copied, byte for byte."""
     ggufmix.convert(made[source], tmp_path / "x.gguf", source)
     assert tensors(tmp_path / "x.gguf") == tensors(made[source])
+
+
+def changed(source: Path, out: Path, name: str, *, header: bool = False) -> Path:
+    """A copy of a file with one bit of a tensor's data changed, and one of its header."""
+    raw = bytearray(source.read_bytes())
+    [tensor] = [t for t in gguf.GGUFReader(source).tensors if t.name == name]
+    raw[int(tensor.data_offset + tensor.n_bytes) - 1] ^= 4
+    if header:
+        key = b"general.size_label"
+        raw[raw.index(key) + len(key) + 4 + 8] ^= 1  # its first letter
+    out.write_bytes(raw)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "kind"),
+    [
+        ("q8_0", "blk.1.ffn_down_exps.weight", "Q8_0"),
+        ("q8_0", "blk.0.attn_norm.weight", "F32"),
+        ("bf16", "blk.3.attn_q.weight", "BF16"),
+    ],
+)
+def test_a_copy_is_held_against_the_source_s_checksum(
+    made: dict[str, Path], tmp_path: Path, source: str, name: str, kind: str
+) -> None:
+    """A source that was damaged on a disk or on its way: what is copied from it, block by block or
+    as it is, must be what the file itself says. The error names file and tensor; nothing is left.
+    """
+    [stored] = [t for t in gguf.GGUFReader(made[source]).tensors if t.name == name]
+    assert stored.tensor_type.name == kind
+    bad = changed(made[source], tmp_path / "bad.gguf", name)
+    out = tmp_path / "out" / "x.gguf"
+    out.parent.mkdir()
+    with pytest.raises(SourceError, match=rf"bad\.gguf: {name}: its data is not what the file's"):
+        ggufmix.convert(bad, out, source)
+    assert not out.exists()
+    whole = ggufmix.convert(made[source], out, source)
+    assert tensors(whole.paths[0]) == tensors(made[source])
+
+
+def test_a_part_that_is_damaged(made: dict[str, Path], tmp_path: Path) -> None:
+    """Of a split source: the part that the tensor lies in is named, not the first."""
+    parts = split(made["q8_0"], Limits(tensors=30), tmp_path / "p")
+    victim = gguf.GGUFReader(parts[1]).tensors[-1].name
+    changed(parts[1], parts[1], victim)
+    with pytest.raises(SourceError, match=rf"{parts[1].name}: {victim}: its data is not"):
+        ggufmix.convert(parts[0], tmp_path / "x.gguf", "q8_0")
+
+
+def test_checksums_that_are_of_another_file(made: dict[str, Path], tmp_path: Path) -> None:
+    """Another program writes other data and copies our numbers with the other keys: where a header
+    is not what it was when it was sealed, they say nothing, and that it is not is a warning.
+    """
+    name = "blk.1.ffn_down_exps.weight"
+    other = changed(made["q8_0"], tmp_path / "other.gguf", name, header=True)
+    result = ggufmix.convert(other, tmp_path / "x.gguf", "q8_0")
+    assert any("header is not what its checksum says" in w for w in result.plan.warnings)
+    assert tensors(result.paths[0])[name] == tensors(other)[name]
 
 
 def test_requantizing_needs_a_word(made: dict[str, Path], tmp_path: Path) -> None:
