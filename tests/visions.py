@@ -18,6 +18,7 @@ from typing import Any
 from tiny import Arrays, Case, Shapes, weights, write
 
 TEXT_HIDDEN = 256
+_LOUD = ("qkv.weight", "gate_proj.weight")  # attention that is not flat, gates that are not even
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Vision(Case):
         shapes = {"qwen": _qwen, "glm": _glm, "kimi": _kimi}[self.name.split("-")[0]]
         made = {
             name: weights(name, shape, self.dtype, norm=1.0)
-            * self.dtype.type(8 if "qkv.weight" in name else 1)  # attention that is not flat
+            * self.dtype.type(8 if name.endswith(_LOUD) else 1)
             for name, shape in shapes(self.config)
         }
         where = "language_model.model." if self.name.startswith("kimi") else "model.language_model."

@@ -121,6 +121,7 @@ def test_verify_lint_and_inspect_know_it(folder: Path) -> None:
         report = proof.verify(out, folder)
         assert (report.grade, report.problems, report.warnings) == ("GOOD", (), ())
         assert all(t.same_bytes for t in report.tensors)
+        assert any("as the file says it was made" in sentence for sentence in report.compared)
     assert not review.check(out)
     said = inspect(out)
     blocks = VISIONS[folder.name].config.get("depth", 3)
@@ -199,15 +200,22 @@ def test_a_config_that_is_another_models(folder: Path, key: str, value: Any, say
         pipeline.plan(folder, options=Options(component="mmproj"))
 
 
-@pytest.mark.parametrize("folder", ["kimi"], indirect=True)
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("projector_ln_eps", 1e-6), ("merge_kernel_size", [2, 4]), ("num_attention_heads", 3)],
+    ("folder", "key", "value"),
+    [
+        ("kimi", "projector_ln_eps", 1e-6),
+        ("kimi", "merge_kernel_size", [2, 4]),
+        ("kimi", "num_attention_heads", 3),
+        ("glm-moe", "hidden_act", "gelu"),
+        ("glm-moe", "spatial_merge_size", 4),
+        ("glm-moe", "out_hidden_size", 128),
+    ],
+    indirect=["folder"],
 )
-def test_a_config_of_kimi_that_llama_cpp_reads_otherwise(
-    folder: Path, key: str, value: Any
-) -> None:
-    """llama.cpp has one epsilon, merges squares of two, and rotates heads in two dimensions."""
+def test_a_config_that_llama_cpp_reads_otherwise(folder: Path, key: str, value: Any) -> None:
+    """Kimi's tower has one epsilon there, merges squares of two, and rotates heads in two
+    dimensions; GLM's has gates of SiLU.
+    """
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"][key] = value
     (folder / "config.json").write_text(json.dumps(config))
