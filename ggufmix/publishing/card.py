@@ -148,7 +148,6 @@ def made(files: Sequence[File]) -> str:
                     "figures": telling.figures(f, heads),
                     "types": _types(f),
                     "scores": telling.scores(f),
-                    "conditions": telling.conditions(f),
                     "verified": f.verified,
                     "verdict_line": telling.verdict(f.verified) if f.verified else "",
                     "errors": telling.errors(f.verified) if f.verified else [],
@@ -164,10 +163,20 @@ def made(files: Sequence[File]) -> str:
             why_not=files[0].running.why_not,
             contexts=[f"{m.context:,}" for m in models[0].running.memory] if models else [],
             score_heads=telling.SCORE_HEADS,
+            conditions=_conditions(files),
             sums=_sums(files),
             origin=telling.origin(files),
         )
     )
+
+
+def _conditions(files: Sequence[File]) -> list[tuple[str, str]]:
+    """What was measured how, and the file that goes for, or "" where it goes for all of them."""
+    found = {f.title: telling.conditions(f) for f in files if f.scores}
+    alike = set(found.values())
+    if len(alike) == 1:
+        return [("", how) for how in alike if how]
+    return [(name, how) for name, how in found.items() if how]
 
 
 def _types(file: File) -> str:

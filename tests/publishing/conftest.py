@@ -28,6 +28,8 @@ EVAL = [
         "same_top": 0.9764705882352941,
         "same_top_spread": 0.003356808030022442,
         "p_change_rms": 0.024684714121789384,
+        "text": "wiki.txt",
+        "base": "m-BF16.gguf",
         "kld_by_position": [{"position": 0, "kld": 0.0005}],
     }
     for ctx in (512, 2048)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -66,6 +67,18 @@ def test_front_matter(made: list[File]) -> None:
     }
 
 
+def test_the_hubs_own_library_reads_it(made: list[File], tmp_path: Path) -> None:
+    """huggingface_hub finds the same in the card, also in that of a hostile file."""
+    card_ = ModelCard(card.made(made))
+    assert card_.data.base_model == ["Qwen/Qwen3.5-Tiny"]
+    assert card_.data.library_name == "gguf"
+    assert card_.data.to_dict()["base_model_relation"] == "quantized"
+    assert card_.text.lstrip().startswith("# m GGUF")
+    found, _ = publishing.gather([hostile.write(tmp_path / "evil.gguf")])
+    text = card.made(found)
+    assert ModelCard(text).data.to_dict() == parts(text)[0]
+
+
 def test_what_is_not_known_is_left_out(made: list[File]) -> None:
     """No license, no base model, no task is made up."""
     found = with_model(made, made_from=None, quantized_by="")
@@ -116,6 +129,8 @@ def test_tables_have_their_cells(made: list[File]) -> None:
     assert html.count("<table>") == 4  # files, memory, scores, errors
     assert '<td style="text-align:right">0.004840 ± 0.001217</td>' in html
     assert "7.12 %" in html
+    how = "over wiki.txt; KL divergence from m-BF16.gguf; perplexity of the base 4.6574 at 512"
+    assert html.count(how) == 1
     assert "ggufmix convert hf://Qwen/Qwen3.5-Tiny -o m-Q8_0.gguf" in html
 
 

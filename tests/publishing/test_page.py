@@ -161,6 +161,7 @@ def test_figures_stand_in_it(document: str) -> None:
     said = Tree(document).said
     for figure in ("516.6436 ± 0.1812", "0.004840 ± 0.001217", "97.65 ± 0.34 %", "2.468 %"):
         assert figure in said
+    assert "over wiki.txt; KL divergence from m-BF16.gguf" in said
     assert "7.12 %" in said  # relative RMSE of Q4_K
     assert "every byte of the header and of 76 tensors" in said
     assert said.count("Not measured.") == 2  # errors of the one, scores of the other
