@@ -34,6 +34,7 @@ __all__ = [
     "convert_each",
     "of_int4",
     "plan",
+    "plan_each",
     "unfinished",
 ]
 
@@ -168,99 +169,168 @@ def convert_each(
     options  their recipe does not count
     Other arguments and errors: as `convert`; UsageError where two files would have one path.
     """
-    asked = tuple(replace(options or Options(), recipe=recipe) for recipe in recipes)
-    template, threads, progress = naming.template(out), how.get("threads"), how.get("progress")
-    overwrite, resume = how.get("overwrite", False), how.get("resume", False)
-    alone = Path(template) if not naming.is_template(template) else None
-    if alone is not None and len(asked) > 1:
-        raise UsageError(
-            f"{out}: one name for {len(asked)} recipes",
-            hint="give a folder, or a template such as 'out/{name}-{tag}.gguf'",
-        )
-    in_parts = how.get("split") is not None or how.get("keep_split", False)
-    continued = alone is not None and resume and writing.left(alone)
-    if alone is not None and not (in_parts or continued or how.get("skip_existing")):
-        writing.check_place(alone, overwrite=overwrite)  # before a scan of hours
+    asked, template = _meant(out, recipes, options, how)
+    threads, progress = how.get("threads"), how.get("progress")
     with (
         stage("opening, planning"),
         reusing.opened(how.get("reuse", ())) as olds,
         prepared_each(src, asked, threads, progress) as (plans, model),
     ):
-        made = list(plans)
-        for one in made:
-            check_readable(src, one, model)
-        work = Work(
-            str(src),
-            tuple(
-                outputs.place(str(src), template, *pair) for pair in zip(asked, made, strict=True)
-            ),
-            asked,
-            how.get("split"),
-            how.get("keep_split", False),
-            how.get("verify", False),
-            reuse=tuple(os.fspath(path) for path in how.get("reuse", ())),
-        )
-        layout = outputs.laid_out(work, made, model)
-        results = [
-            Result(tuple(layout.parts[n].path for n in own), one, skipped=True)
-            for one, own in zip(made, layout.of, strict=True)
-        ]
+        for made in plans:
+            check_readable(src, made, model)
+        run = _Run(_work(src, asked, template, plans, how), plans, model, how)
+        results = [Result(paths, made, skipped=True) for paths, made in run.files()]
         wanted = [
             number
             for number, result in enumerate(results)
             if not (how.get("skip_existing") and all(path.exists() for path in result.paths))
         ]
-        if len(wanted) < len(made):
-            work, made = work.only(wanted), [made[n] for n in wanted]
-            layout = outputs.laid_out(work, made, model)
         if not wanted:
             return results
-        for part in layout.parts:
+        if len(wanted) < len(plans):
+            run = _Run(run.work.only(wanted), [plans[n] for n in wanted], model, how)
+        made_of = run.written(olds, fresh=naming.is_template(template))
+    for number, result in zip(wanted, made_of, strict=True):
+        results[number] = result
+    return results
+
+
+def plan_each(
+    src: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    recipes: Sequence[str],
+    *,
+    options: Options | None = None,
+    **how: Unpack[How],
+) -> list[tuple[tuple[Path, ...], Plan]]:
+    """What `convert_each` would write: the paths of each file, or of its parts, and its plan.
+
+    Arguments and errors: as there.
+    """
+    asked, template = _meant(out, recipes, options, how)
+    with prepared_each(src, asked, how.get("threads"), how.get("progress")) as (plans, model):
+        run = _Run(_work(src, asked, template, plans, how), plans, model, how)
+        return list(run.files())
+
+
+class _Run:
+    """Plans on their way to files."""
+
+    def __init__(self, work: Work, plans: Sequence[Plan], model: Placement, how: How) -> None:
+        self.work, self.plans, self.model, self.how = work, plans, model, how
+        self.layout = outputs.laid_out(work, plans, model)
+
+    def files(self) -> Iterator[tuple[tuple[Path, ...], Plan]]:
+        """Paths of the parts of each plan."""
+        for made, own in zip(self.plans, self.layout.of, strict=True):
+            yield tuple(self.layout.parts[n].path for n in own), made
+
+    def written(self, olds: reusing.Olds, *, fresh: bool) -> list[Result]:
+        """Write them all.
+
+        olds   files that tensors may be copied from
+        fresh  folders may be made
+        """
+        work, model, how = self.work, self.model, self.how
+        for part in self.layout.parts:
             _check_apart(part.path, model)
         announce = how.get("planned")
         if announce is not None:
-            announce(made, [[layout.parts[n].path for n in own] for own in layout.of])
-        workers = writing.thread_count(threads, model.least_threads)
-        reuse = None
+            announce(self.plans, [paths for paths, _ in self.files()])
+        threads = writing.thread_count(how.get("threads"), model.least_threads)
+        progress, layout, reuse = how.get("progress"), self.layout, None
         if work.reuse:
             with stage("comparing"):
                 reuse = reusing.compared(
-                    layout, olds, threads=workers, progress=progress, abandon=model.abandon
+                    layout, olds, threads=threads, progress=progress, abandon=model.abandon
                 )
             work = replace(work, picks=tuple(reuse.picks))
             layout = reusing.picked(layout, olds, reuse.picks)
         engine = how.get("engine")
-        elsewhere = engine(work.told(made, layout)) if engine is not None else None
-        with outputs.folders(layout, fresh=alone is None):
+        elsewhere = engine(work.told(self.plans, layout)) if engine is not None else None
+        bound = _bound(work, model, self.plans)
+        with outputs.folders(layout, fresh=fresh):
             written = writing.write(
                 layout.parts,
                 layout.jobs,
-                threads=workers,
-                overwrite=overwrite,
+                threads=threads,
+                overwrite=how.get("overwrite", False),
                 progress=progress,
-                resumable=writing.Resumable(Each[Counts], _bound(work, model, made), resume),
+                resumable=writing.Resumable(Each[Counts], bound, how.get("resume", False)),
                 abandon=model.abandon,
                 elsewhere=elsewhere,
             )
         if written.resumed and work.asked[0].on_inexact == "nearest":
             scanning.count_inexact(model.packed)  # this run has not read all of them
-        inexact = {p.name: n for p in model.packed if (n := p.inexact())}
-    found = by_part(layout.jobs, written.found)
-    for number, one, own in zip(wanted, made, layout.of, strict=True):
-        of_all = {name: counts for n in own for name, counts in found.get(n, {}).items()}
-        results[number] = Result(
-            results[number].paths,
-            one,
-            {t.name: of_all[t.name] for t in one.tensors if t.name in of_all},
-            inexact,
-            written.resumed,
-            written.damaged,
+        found = by_part(layout.jobs, written.found)
+        return self._results(found, written, reuse, olds)
+
+    def _results(
+        self,
+        found: Mapping[int, Mapping[str, Counts]],
+        written: writing.Written[Each[Counts]],
+        reuse: reusing.Reuse | None,
+        olds: reusing.Olds,
+    ) -> list[Result]:
+        inexact = {p.name: n for p in self.model.packed if (n := p.inexact())}
+        results = []
+        for (paths, made), own in zip(self.files(), self.layout.of, strict=True):
+            of_all = {name: counts for n in own for name, counts in found.get(n, {}).items()}
+            result = Result(
+                paths,
+                made,
+                {t.name: of_all[t.name] for t in made.tensors if t.name in of_all},
+                inexact,
+                written.resumed,
+                written.damaged,
+            )
+            if reuse is not None:
+                copied = {name: path for (part, name), path in reuse.where.items() if part in own}
+                sentences = (*olds.notes, reusing.said(reuse, own, len(made.tensors)))
+                result = replace(result, copied=copied, reuse=sentences)
+            results.append(result)
+        return results
+
+
+def _meant(
+    out: str | os.PathLike[str], recipes: Sequence[str], options: Options | None, how: How
+) -> tuple[tuple[Options, ...], str]:
+    """Options for each recipe, and the template of paths. Raises what can be raised before anything
+    is read.
+    """
+    asked = tuple(replace(options or Options(), recipe=recipe) for recipe in recipes)
+    template = naming.template(out)
+    if naming.is_template(template):
+        return asked, template
+    if len(asked) > 1:
+        raise UsageError(
+            f"{out}: one name for {len(asked)} recipes",
+            hint="give a folder, or a template such as 'out/{name}-{tag}.gguf'",
         )
-        if reuse is not None:
-            copied = {name: path for (part, name), path in reuse.where.items() if part in own}
-            sentences = (*olds.notes, reusing.said(reuse, own, len(one.tensors)))
-            results[number] = replace(results[number], copied=copied, reuse=sentences)
-    return results
+    in_parts = how.get("split") is not None or how.get("keep_split")
+    continued = how.get("resume") and writing.left(Path(template))
+    if not (in_parts or continued or how.get("skip_existing")):
+        writing.check_place(Path(template), overwrite=how.get("overwrite", False))
+    return asked, template
+
+
+def _work(
+    src: str | os.PathLike[str],
+    asked: tuple[Options, ...],
+    template: str,
+    plans: Sequence[Plan],
+    how: How,
+) -> Work:
+    pairs = zip(asked, plans, strict=True)
+    return Work(
+        str(src),
+        tuple(outputs.place(str(src), template, one, made) for one, made in pairs),
+        asked,
+        how.get("split"),
+        how.get("keep_split", False),
+        how.get("verify", False),
+        reuse=tuple(os.fspath(path) for path in how.get("reuse", ())),
+    )
 
 
 def unfinished(paths: Iterable[Path]) -> bool:

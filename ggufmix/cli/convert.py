@@ -4,7 +4,6 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,18 +115,22 @@ def convert(
         raise UsageError("--skip-existing and --overwrite: expected one of them, got both")
     if dry_run:
         with progress.shown() as bar:
-            plans = [
-                pipeline.plan(
-                    src,
-                    options=replace(options, recipe=recipe),
-                    threads=threads,
-                    progress=bar.step,
-                )
-                for recipe in recipes
-            ]
-        say(plans)
-        for made in plans:
-            show(made)
+            files = pipeline.plan_each(
+                src,
+                out,
+                recipes,
+                options=options,
+                threads=threads,
+                overwrite=True,
+                split=split,
+                keep_split=keep_split,
+                progress=bar.step,
+            )
+        say([made for _, made in files])
+        if len(files) == 1:
+            show(files[0][1])
+        for paths, made in files if len(files) > 1 else ():
+            print(_line(paths, made.total_bytes, made))
         return
     begun: list[Path] = []
 
@@ -160,8 +163,8 @@ def convert(
         skipped = [result for result in results if result.skipped]
         results = [result for result in results if not result.skipped]
         if sha256sums:
-            for paths in _by_folder(results):
-                sumfile.record(paths, bar.step)
+            for folder in _by_folder(results):
+                sumfile.record(folder, bar.step)
     for result in skipped:
         note(f"{shown_paths(result.paths)}: there already, left as it is")
     tell(results)
@@ -175,8 +178,6 @@ def convert(
 
 def tell(results: Sequence["Result"]) -> None:
     """Say what was written, and what was lost in it."""
-    from .. import report
-
     for result in results[:1]:  # said of the run as a whole
         if result.resumed:
             n_tensors = len({t.name for r in results for t in r.plan.tensors})
@@ -190,12 +191,17 @@ def tell(results: Sequence["Result"]) -> None:
         for sentence in result.reuse[-1:]:
             note((f"{result.plan.recipe}: " if len(results) > 1 else "") + sentence)
         _lost(result, f"{result.plan.recipe}: " if len(results) > 1 else "")
-        plan = result.plan
         n_bytes = sum(path.stat().st_size for path in result.paths)
-        print(
-            f"{shown_paths(result.paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits "
-            f"per weight, {plan.recipe}"
-        )
+        print(_line(result.paths, n_bytes, result.plan))
+
+
+def _line(paths: Sequence[Path], n_bytes: int, plan: "Plan") -> str:
+    from .. import report
+
+    return (
+        f"{shown_paths(paths)}: {report.size(n_bytes)}, {plan.bits_per_weight:.2f} bits per "
+        f"weight, {plan.recipe}"
+    )
 
 
 def _by_folder(results: Sequence["Result"]) -> list[list[Path]]:
