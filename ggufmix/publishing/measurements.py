@@ -21,6 +21,13 @@ _MOST_BYTES = 1 << 28
 """Of a file of measurements; a trillion weights make some two thousand lines."""
 
 
+class Point(msgspec.Struct, frozen=True):
+    """Mean KL divergence around a position, of `Scores.by_position`."""
+
+    position: int
+    kld: float
+
+
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """A line of `eval --json`. Names as in `evaluating.Scores.summary`; `text` and `base` name the
     files that were used, `data_xxh64` the data that were measured (see `identity`).
@@ -39,6 +46,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
     same_top: float | None = None
     same_top_spread: float | None = None
     p_change_rms: float | None = None
+    kld_by_position: tuple[Point, ...] = ()
     text: str | None = None
     base: str | None = None
 

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from ..report import count
-from . import picturing, telling
+from . import picturing, plotting, telling
 from .facts import File
 from .words import gib
 
@@ -112,6 +112,7 @@ def _file(
         ],
         "scores": telling.scores(file),
         "conditions": telling.conditions(file),
+        "plot": plotting.of_scores(file.scores),
         "errors": picturing.of_errors(found, verified.by_name) if verified is not None else None,
         "verified": None
         if verified is None

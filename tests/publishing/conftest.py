@@ -30,7 +30,7 @@ EVAL = [
         "p_change_rms": 0.024684714121789384,
         "text": "wiki.txt",
         "base": "m-BF16.gguf",
-        "kld_by_position": [{"position": 0, "kld": 0.0005}],
+        "kld_by_position": [{"position": p, "kld": 0.0005 * (p + 1)} for p in (0, 1, 7, ctx - 2)],
     }
     for ctx in (512, 2048)
 ]

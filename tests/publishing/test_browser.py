@@ -109,7 +109,7 @@ def test_cells_are_where_geometry_says(window: browser.Browser, pages: dict[str,
     """Marks stand inside their cells and labels do not run into them."""
     window.show(pages["real"], 1280, "light")
     out = window.ask(
-        "return [...document.querySelectorAll('svg g > g')].filter(g => {"
+        "return [...document.querySelectorAll('svg g:has(> rect)')].filter(g => {"
         " const c = g.querySelector('rect').getBBox(), t = g.querySelector('text').getBBox();"
         " return t.width && (t.x < c.x - 1 || t.x + t.width > c.x + c.width + 1) }).length"
     )

@@ -15,7 +15,7 @@ import pytest
 
 from ggufmix import publishing
 from ggufmix.container import text
-from ggufmix.publishing import page, picturing, words
+from ggufmix.publishing import measurements, page, picturing, plotting, words
 
 from . import hostile
 
@@ -140,7 +140,7 @@ def test_it_reads_well_aloud(document: str) -> None:
     ids = [attrs["id"] for _, attrs in tree.elements if "id" in attrs]
     assert len(ids) == len(set(ids))
     pictures = tree.of("svg")
-    assert len(pictures) == 3  # types of two, errors of one
+    assert len(pictures) == 4  # types of two, errors and positions of one
     for attrs in pictures:
         assert attrs["role"] == "img"
         assert set(str(attrs["aria-labelledby"]).split()) <= set(ids)
@@ -219,6 +219,36 @@ def test_many_blocks_share_the_room() -> None:
     assert len(made.rows[0].cells) == picturing.MOST_COLUMNS
     assert made.left_out == "744 of 1000 blocks"
     assert len(picturing.of_errors(found, {}) or ()) == 0
+
+
+def test_positions_are_plotted() -> None:
+    """Each context is a line that rises where the divergence does, named at its end; a point that
+    a logarithm does not have is none.
+    """
+    points = [(0, 0.001), (1, 0.01), (3, 0.0), (7, 0.1), (9, float("nan")), (9, 1e308)]
+    points += [(10**400, 0.1), (-5, 0.1), (9, 5e-324)]
+    made = tuple(measurements.Point(*p) for p in points)
+    rows = [publishing.Scored(file="x", ctx=n, kld_by_position=made) for n in (512, 4096)]
+    plot = plotting.of_scores(rows)
+    assert plot is not None
+    assert [line.name for line in plot.lines] == ["512 tokens", "4096 tokens"]
+    assert abs(plot.lines[0].y - plot.lines[1].y) >= 13  # their names
+    assert plot.lines[0].dash != plot.lines[1].dash
+    top, bottom = plotting.TOP, plotting.HEIGHT - plotting.BOTTOM
+    right = plotting.WIDTH - plotting.RIGHT
+    third = (right - plotting.LEFT) / 3
+    assert plot.lines[0].path.split() == [
+        f"{plotting.LEFT:.1f},{bottom:.1f}",
+        f"{plotting.LEFT + third:.1f},{(top + bottom) / 2:.1f}",
+        f"{right:.1f},{top:.1f}",
+    ]
+    assert [text for _, text in plot.across] == ["1", "2", "4", "8"]
+    ups = ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1"]
+    assert [text for _, text in plot.up] == ups
+    heights = [y for y, _ in plot.up]
+    assert (heights[0], heights[3], heights[-1]) == pytest.approx((bottom, (top + bottom) / 2, top))
+    assert "512 tokens: 0.001 at position 1, 0.1 at position 8" in plot.told
+    assert plotting.of_scores([publishing.Scored(file="x", kld_by_position=made[:1])]) is None
 
 
 def test_colours_can_be_read() -> None:
