@@ -24,6 +24,7 @@ import ggufmix
 from ggufmix import Options, pipeline, proof, review
 from ggufmix.errors import GgufmixError, ImportanceError, ModelError, UsageError
 from ggufmix.inspection import inspect
+from ggufmix.models.gguf_names import role_of
 from ggufmix.runtime import Llama
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "visions"
@@ -147,6 +148,26 @@ def test_verify_of_another_tools_projector(folder: Path) -> None:
     report = proof.verify(bare, folder)
     assert report.grade == "GOOD"
     assert len(report.tensors) == len(reader.tensors)
+
+
+@pytest.mark.parametrize("folder", VISIONS, indirect=True)
+def test_names_say_the_roles(folder: Path) -> None:
+    """Of a file by any tool, tensors have the roles and blocks that the checkpoint's have: `--set`
+    and the rules of recipes speak of the same ones.
+    """
+    for t in pipeline.plan(folder, options=Options(component="mmproj")).tensors:
+        assert role_of(t.name) == (t.placed.role, t.placed.layer)
+
+
+def test_edges_are_the_towers(folder: Path) -> None:
+    """First and last blocks are those of the tower."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config["vision_config"]["depth"] == 2
+    options = Options(component="mmproj", recipe="q8_0", edges=("1=f16",))
+    plan = pipeline.plan(folder, options=options)
+    kinds = {t.name: t.encoder.name for t in plan.tensors}
+    assert kinds["v.blk.0.attn_qkv.weight"] == kinds["v.blk.1.attn_qkv.weight"] == "F16"
+    assert kinds["mm.0.weight"] == "Q8_0"
 
 
 def test_a_projector_made_smaller(folder: Path) -> None:
