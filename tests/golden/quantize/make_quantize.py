@@ -58,7 +58,7 @@ COMMANDS = (
     "--imatrix im.gguf --include-weights gate --include-weights ssm bf16.gguf out.gguf IQ4_XS",
     "--imatrix im.gguf --exclude-weights ffn bf16.gguf out.gguf Q5_0",
     "--imatrix im.gguf --exclude-weights nothing bf16.gguf out.gguf Q4_K_S",
-    *(f"--prune-layers {layers} dense.gguf out.gguf Q3_K_M" for layers in ("2", "1,2")),
+    *(f"--prune-layers {layers} dense.gguf out.gguf Q4_K_M" for layers in ("2", "1,2")),
     "--override-kv qwen35moe.context_length=int:4096 --override-kv a.i=int:7 bf16.gguf out.gguf 7",
     "--override-kv s=str:x --override-kv f=float:1.5 --override-kv b=bool:true f16.gguf out.gguf 1",
     "--override-kv qwen35moe.expert_count=int:8 bf16.gguf out.gguf Q4_K_M",
