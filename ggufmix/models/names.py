@@ -20,6 +20,7 @@ _ANYWHERE: dict[str, gguf.MODEL_TENSOR] = {
     for role, aliases in gguf.TensorNameMap.block_mappings_cfg.items()
     if role.name.startswith(("NEXTN_", "MOE_LATENT_")) or role.name == "ATTN_POST_NORM"
     for alias in aliases
+    if "{bid}." in alias  # later packages know a few outside the blocks
 }
 
 
