@@ -73,7 +73,10 @@ def laid_out(outputs: Sequence[Output], *, measuring: bool = False) -> Layout:
     for (tensors, divisions), own in zip(divided, numbers, strict=True):
         there = {name: slot for number in own for name, slot in slots.get(number, {}).items()}
         order = [there[name] for name in tensors]
-        parts += [Part(d.path, d.header, d.size, partial(_sealed, d, order)) for d in divisions]
+        parts += [
+            Part(d.path, d.header, d.size, partial(_sealed, d, order), leads=number == own.start)
+            for d, number in zip(divisions, own, strict=True)
+        ]
     return Layout(tuple(parts), tuple(jobs), tuple(numbers))
 
 

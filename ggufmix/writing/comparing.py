@@ -7,7 +7,7 @@ and hashed, blocks of the files read and summed. Nothing is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,23 +15,23 @@ from ..errors import FormatError, SourceError
 from ..planning import Planned
 from .encoding import Each, Encoding, Rows, encoded
 from .jobs import Extent, Made, Piece
-from .origins import MODULO, Ready
+from .origins import Ready
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
     """What was found in bands of a tensor.
 
-    source  number of what it would be made from: see `origins`
     same    the first row of each is in the file as it would be encoded
+    source  number of what it would be made from, when all bands are seen: see `origins`
     """
 
-    source: int
     same: bool
+    source: int = 0
 
     def __add__(self, other: Match) -> Match:
         """Both; `other` comes after."""
-        return Match((self.source + other.source) % MODULO, self.same and other.same)
+        return Match(self.same and other.same)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Comparing:
         return tuple(Extent(0, planned.n_bytes) for planned, _ in self.candidates)
 
     def bands(self) -> Iterator[tuple[int, int]]:
-        """Those of the job: numbers of a source belong to them."""
+        """Those of the job."""
         return self.of.bands()
 
     def memory(self, start: int, stop: int) -> int:
@@ -78,7 +78,7 @@ class Comparing:
     def make(self, start: int, stop: int) -> Made[Each[Match]]:
         """Rows start..stop of the source and of the files."""
         rows = Rows(self.of.tensor, start, stop)
-        source, first = rows.source(as_blocks=False), rows.first()
+        first = rows.first()
         pieces, found = [], []
         for number, (planned, ready) in enumerate(self.candidates):
             try:
@@ -89,5 +89,14 @@ class Comparing:
             except FormatError:  # a value that cannot be encoded: who does encode it will say so
                 same = False
             pieces.append(Piece(number, start * planned.row_bytes, blocks.data.cast("B")))
-            found.append(Match(source, same))
-        return Made(pieces, Each(tuple(found)))
+            found.append(Match(same))
+        return Made(pieces, Each(tuple(found)), (rows.taken(stored=False),))
+
+    def concluded(
+        self,
+        found: Each[Match],
+        sums: tuple[int, ...],  # noqa: ARG002
+        taken: tuple[int, ...],
+    ) -> Each[Match]:
+        """What was found, with the number of the source."""
+        return Each(tuple(replace(match, source=taken[0]) for match in found.of))

@@ -50,7 +50,8 @@ class Counts:
     flushed    blocks whose scale went to zero
     wiped      blocks in which one value drowned all others
     groups     of 32, that Q4_X wrote; `recovered` of them lie on an INT4 lattice
-    source     number of what they were made from, `method` of what with: see `origins`
+    source     number of what they were made from, when all bands are seen; `method` of what with:
+               see `origins`
     measures   of the source's values and what they were written as, where that was asked for; of
                blocks that are moved exactly only how many values they have
     """
@@ -71,8 +72,7 @@ class Counts:
             self.recovered + other.recovered,
             self.groups + other.groups,
             self.measures + other.measures,
-            (self.source + other.source) % origins.MODULO,
-            (self.method + other.method) % origins.MODULO,
+            method=(self.method + other.method) % origins.MODULO,
         )
 
 
@@ -162,23 +162,50 @@ class Encoding:
         rows = Rows(self.tensor, start, stop)
         pieces: list[Piece] = []
         found = [Counts()] * len(self.targets)
+        first = not start % self.tensor.matrix_rows
         for planned, numbers in self.kinds:
             ready = self.targets[numbers[0]].ready
             if ready is not None:
                 blocks, counts = _taken(planned, ready, rows, measuring=self.measuring)
             else:
                 blocks, counts = encoded(planned, rows, measuring=self.measuring)
-                counts = with_origin(counts, planned, rows)
+            if ready is None and first:
+                matrix = start // self.tensor.matrix_rows
+                counts = replace(counts, method=origins.method(planned, matrix))
             for number in numbers:
                 at = start * planned.row_bytes
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
                 found[number] = counts
-        return Made(pieces, Each(tuple(found)))
+        taken = [rows.taken(stored=stored) for stored in self._takes]
+        return Made(pieces, Each(tuple(found)), taken)
 
-    def check(self, sums: tuple[int, ...]) -> None:
-        """Raise SourceError where data that were ready are not those they were to be, or data that
+    @property
+    def _takes(self) -> list[bool]:
+        """What is hashed: values (False), blocks as they are stored (True), or both."""
+        return list(
+            dict.fromkeys(origins.moves(t.planned) for t in self.targets if t.ready is None)
+        )
+
+    def concluded(
+        self, found: Each[Counts], sums: tuple[int, ...], taken: tuple[int, ...]
+    ) -> Each[Counts]:
+        """What was found, with numbers of the source.
+
+        Raises SourceError where data that were ready are not those they were to be, or data that
         stay as they are stored are not what the source's own checksum says.
         """
+        self._check(sums)
+        source_of = dict(zip(self._takes, taken, strict=True))
+        return Each(
+            tuple(
+                replace(counts, source=source_of[origins.moves(target.planned)])
+                if target.ready is None
+                else replace(counts, source=target.ready.source, method=target.ready.method)
+                for target, counts in zip(self.targets, found.of, strict=True)
+            )
+        )
+
+    def _check(self, sums: tuple[int, ...]) -> None:
         stated = self.tensor.checksum
         for target, got in zip(self.targets, sums, strict=True):
             if stated not in (None, got) and target.planned.unchanged and target.ready is None:
@@ -208,7 +235,6 @@ class Rows:
         self.tensor, self.start, self.stop = tensor, start, stop
         self._values: NDArray[Any] | None = None
         self._blocks: NDArray[np.uint8] | None = None
-        self._sources: dict[bool, int] = {}
 
     @property
     def values(self) -> NDArray[Any]:
@@ -226,14 +252,9 @@ class Rows:
                 self._blocks = self.tensor.blocks(self.start, self.stop)
         return self._blocks
 
-    def source(self, *, as_blocks: bool) -> int:
-        """`origins.source` of the values, or of the blocks."""
-        if as_blocks not in self._sources:
-            taken = self.blocks if as_blocks else self.values
-            with phase("hashing"):
-                taken = np.ascontiguousarray(taken)
-                self._sources[as_blocks] = origins.source(taken, self.start)
-        return self._sources[as_blocks]
+    def taken(self, *, stored: bool) -> memoryview:
+        """Their bytes, of the blocks or of the values."""
+        return np.ascontiguousarray(self.blocks if stored else self.values).view(np.uint8).data
 
     def first(self) -> Rows:
         """The first of them, read with the others."""
@@ -273,20 +294,12 @@ def encoded(
     return band.blocks, found
 
 
-def with_origin(found: Counts, planned: Planned, rows: Rows) -> Counts:
-    """What was found in a band, with its share in what the tensor follows from."""
-    source = rows.source(as_blocks=planned.copied or planned.widened)
-    matrix, begun = divmod(rows.start, rows.tensor.matrix_rows)
-    method = origins.method(planned, matrix) if not begun else 0
-    return replace(found, source=source, method=method)
-
-
 def _taken(
     planned: Planned, ready: origins.Ready, rows: Rows, *, measuring: bool
 ) -> tuple[NDArray[np.uint8], Counts]:
     """A band as another file has it."""
     blocks = ready.stored.raw(rows.start, rows.stop)
-    found = Counts(source=ready.source, method=ready.method) if not rows.start else Counts()
+    found = Counts()
     if measuring:
         values = rows.values
         with phase("measuring"):

@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import xxhash
 
-from .jobs import Job, Piece
+from .jobs import Job, Made
 
 
 class Hasher:
-    """XXH64, seed 0, of each extent of one job after the other."""
+    """XXH64, seed 0, of each extent of one job after the other; XXH3-64 of what its bands took."""
 
     def __init__(self) -> None:
         self._job: Job[Any] | None = None
@@ -24,12 +23,16 @@ class Hasher:
         extents = job.extents if job is not None else ()
         self._sums = [xxhash.xxh64() for _ in extents]
         self._at = [0] * len(extents)
+        self._taken: list[xxhash.xxh3_64] = []
 
-    def add(self, job: Job[Any], pieces: Sequence[Piece]) -> None:
-        """The pieces of the next band of a job."""
+    def add(self, job: Job[Any], made: Made[Any]) -> None:
+        """The next band of a job."""
         if job is not self._job:
             self._begin(job)
-        for piece in pieces:
+            self._taken = [xxhash.xxh3_64() for _ in made.taken]
+        for digest, taken in zip(self._taken, made.taken, strict=True):
+            digest.update(taken)
+        for piece in made.pieces:
             assert piece.at == self._at[piece.extent], "pieces follow each other in an extent"
             self._sums[piece.extent].update(piece.data)
             self._at[piece.extent] += piece.data.nbytes
@@ -39,3 +42,8 @@ class Hasher:
         assert self._job is not None
         assert self._at == [extent.size for extent in self._job.extents], "extents are filled"
         return tuple(digest.intdigest() for digest in self._sums)
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """The hashes of what the bands of the job took."""
+        return tuple(digest.intdigest() for digest in self._taken)

@@ -55,10 +55,16 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Made(Generic[F_co]):
-    """One band: its pieces, and what was found while making them."""
+    """One band.
+
+    found  while making it
+    taken  what it was made from, where its job wants to know the hash of that; in each band of a
+           job as many
+    """
 
     pieces: Sequence[Piece]
     found: F_co
+    taken: Sequence[memoryview] = ()
 
 
 class Job(Protocol[F_co]):
@@ -102,11 +108,16 @@ class Weighing(Protocol):
 
 
 @runtime_checkable
-class Checking(Protocol):
-    """A job that knows what its data must be."""
+class Concluding(Protocol):
+    """A job that has something to say when all of its bands are made and their sums known."""
 
-    def check(self, sums: tuple[int, ...]) -> None:
-        """Raise where the checksums of its extents are not the right ones."""
+    def concluded(self, found: Any, sums: tuple[int, ...], taken: tuple[int, ...]) -> Any:
+        """What was found by the job as a whole.
+
+        found  in its bands
+        sums   checksums of its extents; an error is raised where they must be others
+        taken  XXH3-64 of what its bands have taken, one band after the other
+        """
 
 
 Sums = Mapping[str, tuple[int, ...]]
@@ -122,12 +133,15 @@ class Part:
     size    of the whole file, in bytes; what neither header nor jobs fill is zeros
     sealed  gives the header that is written, of the same length, when the sums of all jobs are
             known, and what they found; by default the header as it was planned
+    leads   it is the first file of an output, and locked from beginning to end: so no other run
+            writes any of that output meanwhile. The first part of a run always is
     """
 
     path: Path
     header: bytes
     size: int
     sealed: Callable[[Sums, Mapping[str, Any]], bytes] | None = None
+    leads: bool = False
 
 
 @dataclass(frozen=True, slots=True)

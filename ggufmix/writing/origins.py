@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -46,20 +46,17 @@ class Ready:
     method: int
 
 
-def source(rows: NDArray[Any], start: int) -> int:
-    """The share of a band in what its tensor is made from: of its rows, contiguous, and of the
-    number of the first.
-    """
-    return xxhash.xxh3_64_intdigest(rows.view(np.uint8).data, start)
+def moves(planned: Planned) -> bool:
+    """Whether a tensor is made from blocks as they are stored, not from values."""
+    return planned.copied or planned.widened
 
 
 def method(planned: Planned, matrix: int) -> int:
     """The share of a matrix in what its tensor is made with."""
     tensor = planned.placed.tensor
-    as_blocks = planned.copied or planned.widened
-    taken = tensor.format if as_blocks else DTYPE_NAMES[tensor.dtype]
+    taken = tensor.format if moves(planned) else DTYPE_NAMES[tensor.dtype]
     told = xxhash.xxh3_64(f"{_version()} {planned.encoder.name} {taken}".encode(), matrix)
-    if planned.importance is not None and not as_blocks:
+    if planned.importance is not None and not moves(planned):
         told.update(b"\0")
         told.update(planned.importance.vector(matrix).astype("<f4").data)
     return told.intdigest()

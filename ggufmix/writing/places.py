@@ -31,6 +31,14 @@ def check_place(path: Path, *, overwrite: bool) -> None:
         raise WriteError(f"{path} exists", hint="--overwrite replaces it")
     if not path.parent.is_dir():
         raise WriteError(f"{path.parent} is no directory", hint="create it first")
+    try:
+        mode = unfinished(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WriteError(f"{unfinished(path)}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise WriteError(f"{unfinished(path)} is no regular file, and in the way")
 
 
 def check_room(sizes: Mapping[Path, int]) -> None:
@@ -68,15 +76,16 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def begin(path: Path, *, fresh: bool = True, named: bool = False) -> int:
+def begin(path: Path, *, fresh: bool = True, named: bool = False, again: bool = False) -> int:
     """Open what is to become `path` and lock it: two runs would write one file as both.
 
     fresh  empty it
     named  it may have its name already: then it is made unfinished again
+    again  this run has written into it: it must still be there
     """
     there = path if named and not unfinished(path).exists() and path.exists() else unfinished(path)
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    out = os.open(there, flags, 0o666)
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    out = os.open(there, flags if again else flags | os.O_CREAT, 0o666)
     try:
         lock(out)
         if not os.path.samestat(os.fstat(out), os.lstat(there)):

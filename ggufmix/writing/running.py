@@ -13,7 +13,7 @@ from typing import Generic
 from ..errors import UsageError
 from ..profiling import following, phase
 from .hashing import Hasher
-from .jobs import Checking, F, Job, Made, Part, Piece, Weighing
+from .jobs import Concluding, F, Job, Made, Part, Piece, Weighing
 
 UNDER_WAY_BYTES = 192 << 20
 """Of bands that are made but not yet handed in, unless one alone has more."""
@@ -197,11 +197,11 @@ class _Run(Generic[F]):
         found = self.found[job.name] = made.found if before is None else before + made.found
         if self.ended is not None:
             with phase("hashing"):
-                self.hasher.add(job, made.pieces)
+                self.hasher.add(job, made)
             if band.stop == job.n_rows:
                 sums = self.hasher.take()
-                if isinstance(job, Checking):
-                    job.check(sums)
+                if isinstance(job, Concluding):
+                    found = self.found[job.name] = job.concluded(found, sums, self.hasher.taken)
                 self.ended(job, found, sums)
         worked = self.done + job.source_bytes * band.stop // job.n_rows
         if band.stop == job.n_rows:

@@ -10,7 +10,8 @@ import os
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic
 
@@ -55,7 +56,8 @@ def write(
 
 class _Writing(Generic[F]):
     """One run. By the number of a part, `files`: those that are open; `ready`: have their size;
-    `missing`: how many jobs are still to be done. `begun`: names of all that this run has touched.
+    `missing`: how many jobs are still to be done. `begun`: names of all that this run has touched;
+    `leads`: numbers of those that are open from beginning to end.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class _Writing(Generic[F]):
         self.threads, self.progress, self.resumable = threads, progress, resumable
         self.paths = [part.path for part in parts]
         self.first = self.paths[0]
+        self.leads = [n for n, part in enumerate(parts) if part.leads or not n]
         self.bound = {**resumable.bound, "plan": _digest(parts, jobs)} if resumable else {}
         self.state: State | None = None
         self.keeper: Keeper | None = None
@@ -80,7 +83,7 @@ class _Writing(Generic[F]):
         self.files: dict[int, int] = {}
         self.ready: set[int] = set()
         self.missing: Counter[int] = Counter()
-        self.begun: list[Path] = []
+        self.begun: set[Path] = set()
         self.found: dict[str, F] = {}
         self.sums: dict[str, tuple[int, ...]] = {}
         self.damaged: list[str] = []
@@ -96,15 +99,11 @@ class _Writing(Generic[F]):
         try:
             places.check_room(self._sizes())
             self.state = state
-            self.files[0] = self._begun(0)
-            if state != self._left():
-                raise WriteError(f"{self.first}: another run is writing it")
+            self._lock()
         except OSError as error:
             raise self._refused(error) from error
         try:
             if self.resumable is not None:
-                if state is None:
-                    keeping.forget(self.first)
                 self.keeper = Keeper(self.first, self.bound, state)
             trusted = self._trusted() if state is not None else set()
             with stage("tensors"):
@@ -132,7 +131,8 @@ class _Writing(Generic[F]):
     def _left(self) -> State | None:
         if self.resumable is None or not self.resumable.resume:
             return None
-        return keeping.read(self.first, self.bound)
+        states = (keeping.read(self.paths[number], self.bound) for number in self.leads)
+        return next((state for state in states if state is not None), None)
 
     def _sizes(self) -> dict[Path, int]:
         """What the files take when they are whole, the journal with the first."""
@@ -140,12 +140,30 @@ class _Writing(Generic[F]):
         sizes[self.first] += LINE_BYTES * len(self.jobs) if self.resumable else 0
         return sizes
 
-    def _begun(self, number: int) -> int:
+    def _lock(self) -> None:
+        """Take the outputs for this run, all or none; then what another one has left of them is
+        gone, unless it is continued.
+        """
+        try:
+            for number in self.leads:
+                self.files[number] = self._begun(number, fresh=False)
+            if self.state != self._left():
+                raise WriteError(f"{self.first}: another run is writing it")
+            for number in self.leads if self.state is None else ():
+                os.ftruncate(self.files[number], 0)
+                keeping.forget(self.paths[number])
+        except BaseException:
+            for number, out in self.files.items():
+                if not os.fstat(out).st_size:
+                    places.unfinished(self.paths[number]).unlink(missing_ok=True)
+                os.close(out)
+            raise
+
+    def _begun(self, number: int, *, fresh: bool) -> int:
         path = self.paths[number]
-        state = self.state
-        named = state is not None and state.whole
-        out = places.begin(path, fresh=state is None and number not in self.ready, named=named)
-        self.begun.append(path)
+        named, again = self.state is not None and self.state.whole, path in self.begun
+        out = places.begin(path, fresh=fresh and not again, named=named, again=again)
+        self.begun.add(path)
         return out
 
     def _file(self, number: int) -> int:
@@ -153,14 +171,24 @@ class _Writing(Generic[F]):
         with self.opening:
             out = self.files.get(number)
             if out is None:
-                out = self.files[number] = self._begun(number)
+                out = self.files[number] = self._begun(number, fresh=self.state is None)
             if number not in self.ready:
-                places.reserve(out, self.parts[number].size)
-                if self.state is not None:
-                    for gap in checking.gaps(self.parts[number], self._extents(number)):
-                        places.put(out, bytes(gap.size), gap.offset)
+                with self._named(number):
+                    places.reserve(out, self.parts[number].size)
+                    if self.state is not None:
+                        for gap in checking.gaps(self.parts[number], self._extents(number)):
+                            places.put(out, bytes(gap.size), gap.offset)
                 self.ready.add(number)
         return out
+
+    @contextmanager
+    def _named(self, number: int) -> Iterator[None]:
+        """Errors of an open file that say which it is."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.paths[number]
+            raise
 
     def _extents(self, number: int) -> list[Extent]:
         return [e for job in self.jobs for e in job.extents if e.part == number]
@@ -171,7 +199,9 @@ class _Writing(Generic[F]):
 
         def put(job: Job[F], piece: Piece) -> None:
             extent = job.extents[piece.extent]
-            places.put(self._file(extent.part), piece.data, extent.offset + piece.at)
+            out = self._file(extent.part)
+            with self._named(extent.part):
+                places.put(out, piece.data, extent.offset + piece.at)
 
         def ended(job: Job[F], found: F, sums: tuple[int, ...]) -> None:
             self.found[job.name], self.sums[job.name] = found, sums
@@ -196,14 +226,17 @@ class _Writing(Generic[F]):
             run(jobs, put, ended, threads=self.threads, progress=progress, abandon=self.abandon)
 
     def _close(self, full: Sequence[int]) -> None:
-        """Have parts on disk. The first one stays open: its lock is that of all."""
+        """Have parts on disk, and close them, but for those that lead."""
         if self.keeper is not None:
             self.keeper.flush()
         for number in full:
-            with phase("syncing"):
-                os.fsync(self.files[number])
-            if number:
-                os.close(self.files.pop(number))
+            self._synced(number)
+
+    def _synced(self, number: int) -> None:
+        with phase("syncing"), self._named(number):
+            os.fsync(self.files[number])
+        if number not in self.leads:
+            os.close(self.files.pop(number))
 
     def _trusted(self) -> set[str]:
         """Names of the jobs that need not be done again, with what they had found."""
@@ -220,11 +253,11 @@ class _Writing(Generic[F]):
             for number, there in stated.items():
                 file = self.files.get(number)
                 if file is None:
-                    file = self.files[number] = self._begun(number)
+                    file = self.files[number] = self._begun(number, fresh=False)
                 wrong |= checking.damaged(
                     number, file, there, threads=self.threads, progress=self.progress
                 )
-                if number:
+                if number not in self.leads:
                     os.close(self.files.pop(number))
         intact = [job for job in known if job.name not in wrong]
         for job in intact:
@@ -249,11 +282,9 @@ class _Writing(Generic[F]):
             header = part.header if part.sealed is None else part.sealed(self.sums, self.found)
             assert len(header) == len(part.header)
             out = self._file(number)
-            places.put(out, header, 0)
-            with phase("syncing"):
-                os.fsync(out)
-            if number:
-                os.close(self.files.pop(number))
+            with self._named(number):
+                places.put(out, header, 0)
+            self._synced(number)
         if keeper is not None:
             keeper.whole()
         places.rename(self.paths)
@@ -271,11 +302,14 @@ class _Writing(Generic[F]):
 
     def _refused(self, error: OSError) -> WriteError:
         hint = None
+        path = Path(error.filename) if error.filename is not None else self.first
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            missing = places.missing(self._sizes())
-            free = shutil.disk_usage(self.first.parent).free
+            disk = path.parent.stat().st_dev
+            sizes = {p: n for p, n in self._sizes().items() if p.parent.stat().st_dev == disk}
+            free = shutil.disk_usage(path.parent).free
+            missing = places.missing(sizes)
             hint = f"the disk is full: {missing} more bytes are needed, {free} are free"
-        return WriteError(f"{self.first}: {error.strerror}", hint=hint)
+        return WriteError(f"{path}: {error.strerror}", hint=hint)
 
 
 def _parts(job: Job[F]) -> list[int]:

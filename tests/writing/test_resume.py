@@ -25,6 +25,7 @@ from ggufmix.errors import NotFiniteError, SourceError, WriteError
 from ggufmix.planning import Plan
 from ggufmix.tensor import Tensor
 from ggufmix.writing import keeping, places
+from ggufmix.writing.encoding import Counts, Each
 
 
 def names(folder: Path) -> list[str]:
@@ -217,6 +218,31 @@ def test_a_torn_journal_counts_to_the_tear(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
+def test_outputs_in_another_order(tmp_path: Path) -> None:
+    """What was begun for other outputs, or for the same in another order, is not thrown away
+    unasked; where they are begun anew nothing speaks of the old ones any longer.
+    """
+    made = plan(values())
+
+    def both(order: str, **more: Any) -> None:
+        parts = [
+            writing.Part(tmp_path / name, made.header, made.total_bytes, leads=True)
+            for name in order
+        ]
+        resumable = writing.Resumable(Each[Counts], {"source": "a"}, more.pop("resume", False))
+        writing.write(parts, jobs_of(made, made), threads=1, resumable=resumable, **more)
+
+    with pytest.raises(Stop):
+        both("xy", progress=stopping("t4"))
+    with pytest.raises(WriteError, match=r"x: cannot be resumed: the plan"):
+        both("yx", resume=True)
+    assert names(tmp_path) == ["x.part", "x.part.journal", "y.part"]
+    assert (tmp_path / "x.part").stat().st_size == made.total_bytes
+    both("yx")
+    assert names(tmp_path) == ["x", "y"]
+
+
+@pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])
 def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Full, over quota, broken: a WriteError that says so, and how much is missing where that is
@@ -238,6 +264,25 @@ def test_a_disk_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nu
     assert names(tmp_path) == ["out.part", "out.part.journal"]
     monkeypatch.setattr(places, "put", put)
     assert write(made, out, resume=True).resumed == 4
+
+
+def test_the_disk_that_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several files on several disks it is said which one could not be written."""
+    made, put = plan(values()), places.put
+
+    def refusing(file: int, data: Any, at: int) -> None:
+        if os.path.samestat(os.fstat(file), (tmp_path / "y.part").stat()):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(file, data, at)
+
+    monkeypatch.setattr(places, "put", refusing)
+    parts = [
+        writing.Part(tmp_path / name, made.header, made.total_bytes, leads=True) for name in "xyz"
+    ]
+    with pytest.raises(WriteError, match="y: No space left") as caught:
+        writing.write(parts, jobs_of(made, made, made), threads=1)
+    assert "more bytes are needed" in str(caught.value.hint)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.usefixtures("at_once")

@@ -181,6 +181,61 @@ def test_two_runs_do_not_share_an_output(tmp_path: Path) -> None:
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["alone.gguf", "x.gguf"]
 
 
+def test_an_output_is_locked_from_beginning_to_end(tmp_path: Path) -> None:
+    """Of several outputs each is this run's until the last byte, also where its files are closed
+    already, or not yet begun: another run to it alone is refused, before it empties anything.
+    """
+    mades = [plan({name: noise(300, 256)}) for name in "abc"]
+    paths = [tmp_path / name for name in "xyz"]
+    refused = []
+
+    def files() -> list[writing.Part]:
+        pairs = zip(mades, paths, strict=True)
+        return [writing.Part(p, m.header, m.total_bytes, leads=True) for m, p in pairs]
+
+    def meanwhile(name: str, *_: object) -> None:
+        for path in paths[1:]:
+            with pytest.raises(WriteError, match=rf"{path.name}: another run is writing it"):
+                write(mades[0], path)
+            refused.append(name)
+
+    writing.write(files(), jobs_of(*mades), threads=1, progress=meanwhile)
+    assert set(refused) == {"a", "b", "c"}
+    for made, path in zip(mades, paths, strict=True):
+        write(made, tmp_path / "alone", overwrite=True)
+        assert path.read_bytes() == (tmp_path / "alone").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_part_that_was_taken_away_is_not_written_anew(tmp_path: Path) -> None:
+    """One that was finished and closed has to be there when names are given: its header alone
+    would look like a file.
+    """
+    mades = [plan({name: noise(300, 256)}) for name in "abc"]
+    parts = [writing.Part(tmp_path / f"x{n}", m.header, m.total_bytes) for n, m in enumerate(mades)]
+
+    def meanwhile(name: str, *_: object) -> None:
+        if name == "c":
+            (tmp_path / "x1.part").unlink(missing_ok=True)
+
+    with pytest.raises(WriteError, match=r"x1\.part: No such file"):
+        writing.write(parts, jobs_of(*mades), threads=1, progress=meanwhile)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_locked_all_or_none(tmp_path: Path) -> None:
+    """Where another run has one of them, nothing of the others is emptied or left."""
+    made, paths = plan({"a": noise(300, 256)}), [tmp_path / name for name in "xyz"]
+    (tmp_path / "x.part").write_bytes(b"of a run that can be continued")
+    parts = [writing.Part(p, made.header, made.total_bytes, leads=True) for p in paths]
+    lock = places.begin(paths[2])
+    with pytest.raises(WriteError, match="z: another run is writing it"):
+        writing.write(parts, jobs_of(made, made, made), threads=1)
+    os.close(lock)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.part", "z.part"]
+    assert (tmp_path / "x.part").read_bytes() == b"of a run that can be continued"
+
+
 def test_a_run_that_was_killed_does_not_stand_in_the_way(tmp_path: Path) -> None:
     """What it left unfinished is written anew, whatever its length."""
     made, path = plan({"a": noise(30, 256)}), tmp_path / "x.gguf"
