@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 from remote.serving import Asked, Server, serving
 from safetensors import safe_open
+from visions import VISIONS
 
 import ggufmix
-from ggufmix import proof
+from ggufmix import Options, proof
 from ggufmix.errors import SourceError, UsageError
 from ggufmix.inspection import inspect
 from ggufmix.pipeline import plan
@@ -78,6 +79,19 @@ def test_bytes_of_a_local_copy(server: Server, local: Path, tmp_path: Path) -> N
     ggufmix.convert(server.url, tmp_path / "out.gguf")
     size = next(server.root.glob("*.safetensors")).stat().st_size
     assert same_but_revision(tmp_path / "out.gguf", local) == [f"model.safetensors-{size:x}"]
+
+
+def test_the_vision_projector_alone(tmp_path: Path) -> None:
+    """--mmproj of an address writes what it writes of a download; what is said of images is fetched
+    once.
+    """
+    folder = VISIONS["qwen-dense"].write(tmp_path / "model")
+    options = Options(component="mmproj")
+    ggufmix.convert(folder, tmp_path / "local.gguf", options=options)
+    with serving(folder) as found:
+        ggufmix.convert(found.url, tmp_path / "out.gguf", options=options)
+        assert max(a.number for a in found.of("preprocessor_config.json")) == 0
+    assert len(same_but_revision(tmp_path / "out.gguf", tmp_path / "local.gguf")) == 1
 
 
 def test_nothing_is_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
