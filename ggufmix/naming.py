@@ -81,12 +81,18 @@ def _called(src: str, n_weights: int, size: str | None) -> dict[str, str | None]
 
 def template(out: str | os.PathLike[str]) -> str:
     """What a user gives as the output: a path, a template of one, or a folder for such names as
-    both programs read.
+    both programs read. Templates are quoted, so it is not the shell that sees to "~/".
+
+    Raises UsageError for an empty one.
     """
     said = os.fspath(out)
-    if said.endswith("/") or os.path.isdir(said):
-        return os.path.join(said, "{name}-{tag}.gguf")
-    return said
+    if not said:
+        raise UsageError("expected the path of an output, a folder or a template, got none")
+    if os.path.isdir(said):
+        said = os.path.join(said.replace("{", "{{").replace("}", "}}"), "")
+    if said.endswith("/"):
+        said = os.path.join(said, "{name}-{tag}.gguf")
+    return os.path.expanduser(said) if is_template(said) else said
 
 
 def is_template(said: str) -> bool:
@@ -95,7 +101,9 @@ def is_template(said: str) -> bool:
 
 
 def filled(template: str, words: Mapping[str, str]) -> Path:
-    """A path with its words filled in. Raises UsageError for a word that there is not."""
+    """A path with its words filled in. Raises UsageError for a word that there is not, and where
+    no name comes out.
+    """
     parts = []
     try:
         for literal, word, form, conversion in string.Formatter().parse(template):
@@ -111,7 +119,10 @@ def filled(template: str, words: Mapping[str, str]) -> Path:
         raise UsageError(
             f"{template}: {error}", hint="{{ and }} stand for braces themselves"
         ) from error
-    return Path("".join(parts))
+    path = Path("".join(parts))
+    if not path.name:
+        raise UsageError(f"{template}: no name comes out of it: nobody says what stands there")
+    return path
 
 
 def _said(values: Mapping[str, Value], key: str) -> str | None:

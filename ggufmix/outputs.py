@@ -113,14 +113,16 @@ def laid_out(work: Work, plans: Sequence[Plan], model: Placement) -> splitting.L
         ],
         measuring=work.verify,
     )
-    seen: set[Path] = set()
+    real = {folder: os.path.realpath(folder) for folder in {p.path.parent for p in layout.parts}}
+    seen: set[tuple[str, str]] = set()
     for part in layout.parts:
-        if part.path in seen:
+        where = real[part.path.parent], part.path.name
+        if where in seen:
             raise UsageError(
                 f"{part.path}: two of the recipes would be written there",
-                hint="{tag} or {recipe} in the template tells them apart",
+                hint="{tag} or {recipe} in the template tells them apart if anything does",
             )
-        seen.add(part.path)
+        seen.add(where)
     return layout
 
 
@@ -132,14 +134,16 @@ def folders(layout: splitting.Layout, *, fresh: bool) -> Iterator[None]:
     fresh  they may be made
     """
     wanted = dict.fromkeys(part.path.parent for part in layout.parts) if fresh else {}
-    missing = {p for folder in wanted for p in (folder, *folder.parents) if not p.exists()}
-    made = sorted(missing, key=lambda p: len(p.parts))
+    missing = {p for folder in wanted for p in (folder, *folder.parents) if not os.path.exists(p)}
+    made: list[Path] = []
     try:
-        for folder in made:
-            folder.mkdir()
-    except OSError as error:
-        raise WriteError(f"{error.filename}: {error.strerror}") from error
-    try:
+        try:
+            for folder in sorted(missing, key=lambda p: len(p.parts)):
+                with suppress(FileExistsError):  # by now; whether it is a folder is looked at later
+                    folder.mkdir()
+                    made.append(folder)
+        except OSError as error:
+            raise WriteError(f"{error.filename}: {error.strerror}") from error
         yield
     except BaseException:
         for folder in reversed(made):

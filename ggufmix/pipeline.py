@@ -180,10 +180,12 @@ def convert_each(
             check_readable(src, made, model)
         run = _Run(_work(src, asked, template, plans, how), plans, model, how)
         results = [Result(paths, made, skipped=True) for paths, made in run.files()]
+        continued = how.get("resume") and writing.left(run.layout.parts[0].path)
+        skipping = how.get("skip_existing") and not continued  # it may have given some their names
         wanted = [
             number
             for number, result in enumerate(results)
-            if not (how.get("skip_existing") and all(path.exists() for path in result.paths))
+            if not (skipping and all(path.exists() for path in result.paths))
         ]
         if not wanted:
             return results

@@ -135,6 +135,12 @@ def convert(
     begun: list[Path] = []
 
     def planned(plans: Sequence["Plan"], paths: Sequence[Sequence[Path]]) -> None:
+        names = [path.name for of_plan in paths for path in of_plan]
+        if report_to is not None and len(set(names)) < len(names):
+            raise UsageError(
+                "--report: two of the files would have one name, and it goes by names",
+                hint="{tag} or {recipe} in the name tells them apart",
+            )
         begun.extend(path for of_plan in paths for path in of_plan[:1])
         say(plans)
 

@@ -93,7 +93,7 @@ def journal(first: Path) -> Path:
 
 def left(first: Path) -> bool:
     """Whether a run has left something that can be continued."""
-    return os.path.exists(journal(first))  # False, not an error, for a name that there cannot be
+    return bool(first.name) and os.path.exists(journal(first))  # no error where no name can be
 
 
 def read(first: Path, bound: Mapping[str, str]) -> State | None:

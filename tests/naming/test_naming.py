@@ -183,3 +183,23 @@ def test_bad_templates(template: str, part: str) -> None:
         naming.filled(template, words)
     assert part in str(caught.value)
     assert naming.filled("out/{name}-{{a}}-{tag}.gguf", words) == Path("out/x-{a}-x.gguf")
+    with pytest.raises(UsageError, match="no name comes out of it"):
+        naming.filled("{size}", words | {"size": ""})
+
+
+def test_what_stands_for_a_template(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Braces in the name of a folder that is there are no words; in quotes, as templates are, "~"
+    is the home all the same; a path in full is left alone.
+    """
+    folder = tmp_path / "{name}"
+    folder.mkdir()
+    for said in (folder, f"{folder}/"):
+        filled = naming.filled(naming.template(said), {"name": "x", "tag": "Q8_0"})
+        assert filled == folder / "x-Q8_0.gguf"
+    monkeypatch.setenv("HOME", "/home/x")
+    assert naming.template("~/{tag}.gguf") == "/home/x/{tag}.gguf"
+    assert naming.template("~/new/") == "/home/x/new/{name}-{tag}.gguf"
+    assert naming.template("~/x.gguf") == "~/x.gguf"
+    assert naming.template("{recipe}/") == "{recipe}/{name}-{tag}.gguf"
+    with pytest.raises(UsageError, match="expected the path of an output"):
+        naming.template("")

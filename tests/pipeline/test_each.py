@@ -209,6 +209,43 @@ def test_what_cannot_be_meant(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folders_that_cannot_be_meant(example: Path, tmp_path: Path) -> None:
+    """Two names of one place are seen before anything is written; of folders, of which one cannot
+    be made, none stays.
+    """
+    (tmp_path / "q8_0").mkdir()
+    (tmp_path / "q6_k").symlink_to("q8_0")
+    with pytest.raises(UsageError, match="two of the recipes"):
+        ggufmix.convert_each(example, tmp_path / "{recipe}" / "x.gguf", ["q8_0", "q6_k"])
+    assert list((tmp_path / "q8_0").iterdir()) == []
+    long = "n" * 260
+    for bad in (f"{tmp_path}/a/b/{long}/", f"{tmp_path}/a/b/{long}.gguf/{{tag}}.gguf"):
+        with pytest.raises(WriteError, match="File name too long"):
+            ggufmix.convert_each(example, bad, ["q8_0", "q6_k"])
+    (tmp_path / "f").touch()
+    with pytest.raises(WriteError, match="Not a directory"):
+        ggufmix.convert_each(example, f"{tmp_path}/f/{{recipe}}/", ["q8_0", "q6_k"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f", "q6_k", "q8_0"]
+
+
+def test_dots_and_nothing(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose name is no name of a file is as good as any, and what fails there is said."""
+    monkeypatch.chdir(tmp_path)
+    (result,) = ggufmix.convert_each(example, ".", ["q8_0"])
+    assert result.paths[0].exists()
+    for out, said in ((".", f"{result.paths[0]} exists"), ("", "expected the path of an output")):
+        with pytest.raises((UsageError, WriteError), match=re.escape(said)):
+            run("convert", example, "-o", out)
+
+
+def test_a_report_goes_by_names(example: Path, tmp_path: Path) -> None:
+    """Files that it could not tell apart are refused before anything is written, not after."""
+    out = f"{tmp_path}/{{recipe}}/x.gguf"
+    with pytest.raises(UsageError, match="--report: two of the files"):
+        run("convert", example, "-r", "q8_0", "-r", "q6_k", "-o", out, "--report", tmp_path / "r")
+    assert list(tmp_path.iterdir()) == []
+
+
 class Stop(BaseException):
     """Ctrl-C, as it were."""
 
@@ -243,6 +280,32 @@ def test_all_or_none_have_their_names(
     assert not [p for p in (tmp_path / "x").rglob("*.gguf") if p.is_file()]
     results = each(tmp_path / "x", resume=True)
     assert results[0].resumed > 20
+    assert files(tmp_path / "x") == files(tmp_path / "whole")
+
+
+def test_ended_between_two_names(
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when some files had their names: with --skip-existing too it is continued, and nothing
+    is left beside the files.
+    """
+    template, recipes = tmp_path / "x" / "{recipe}.gguf", ["q8_0", "q6_k", "q4_k_m"]
+    ggufmix.convert_each(example, tmp_path / "whole" / "{recipe}.gguf", recipes)
+    replace_, left = os.replace, iter((1,))
+
+    def once(old: Path, new: Path) -> None:
+        if not next(left, 0):
+            raise Stop
+        replace_(old, new)
+
+    monkeypatch.setattr(places.os, "replace", once)
+    with pytest.raises(Stop):
+        ggufmix.convert_each(example, template, recipes)
+    monkeypatch.undo()
+    assert len(files(tmp_path / "x")) == 4
+    again = ggufmix.convert_each(example, template, recipes, resume=True, skip_existing=True)
+    assert [result.skipped for result in again] == [False] * 3
+    assert again[0].resumed == len(again[0].plan.tensors)
     assert files(tmp_path / "x") == files(tmp_path / "whole")
 
 
