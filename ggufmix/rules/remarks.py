@@ -37,7 +37,9 @@ def forgone(tensors: Iterable[Planned], architecture: str) -> Iterator[str]:
     lost = [
         t
         for t in tensors
-        if t.placed.role in gates and t.encoder.format.bits < least.bits and not t.copied
+        if t.placed.role in gates
+        and t.encoder.format.bits < least.bits
+        and t.placed.tensor.format is None
     ]
     if lost:
         kinds = ", ".join(dict.fromkeys(t.encoder.name for t in lost))

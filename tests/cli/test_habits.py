@@ -118,7 +118,7 @@ def test_mirrored_rules_are_read_as_there(run: Run, capsys: pytest.CaptureFixtur
     )
 
 
-def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
+def test_tied_embeddings_are_the_head(run: Run, tmp_path: Path) -> None:
     """Without an output matrix `head` speaks for the embeddings, and after rules by name where
     llama-quantize is mirrored, as there; not where it has no mixture.
     """
@@ -133,6 +133,8 @@ def test_tied_embeddings_are_the_head(tmp_path: Path) -> None:
         return {t.name: t.encoder.name for t in made.tensors}["token_embd.weight"]
 
     assert embedding(set_roles=("head=Q5_0",)) == "Q5_0"
+    typed = json.loads(run("plan tied.tsv --arch llama --output-tensor-type q5_1 --json"))
+    assert [t["encoder"] for t in typed["tensors"]] == ["Q5_1", "Q8_0"]
     by_name = {"set_roles": ("head=Q5_0",), "tensor_types": ("token_embd=Q4_0",)}
     assert embedding(mirror="llama.cpp", **by_name) == "Q4_0"
     assert embedding(mirror="llama.cpp", set_roles=("head=Q5_0",)) == "Q5_0"

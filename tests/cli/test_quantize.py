@@ -7,13 +7,13 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 from listings import GOLDEN
 
-import ggufmix
-from ggufmix import dialects, mending
+from ggufmix import dialects, mending, pipeline
 from ggufmix.cli import app
 from ggufmix.errors import GgufmixError, UsageError, WriteError
 
@@ -85,6 +85,21 @@ def test_the_output_has_a_name_without_one(
     """ggml-model-TYPE.gguf beside the input; of a number the first name that has it."""
     quantize(f"bf16.gguf {kind} 2")
     assert (tmp_path / f"ggml-model-{name}.gguf").is_file()
+
+
+def test_no_threads_are_all_of_them(quantize: Quantize, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N as there: 0 is not none, but as many as there are cores; another number is taken."""
+    asked = []
+    real = pipeline.convert
+
+    def convert(*args: Any, **how: Any) -> Any:
+        asked.append(how["threads"])
+        return real(*args, **how)
+
+    monkeypatch.setattr(pipeline, "convert", convert)
+    for word in ("", "0", "3"):
+        quantize(f"--overwrite bf16.gguf out.gguf Q8_0 {word}")
+    assert asked == [None, None, 3]
 
 
 def test_it_lies_beside_the_input(quantize: Quantize, tmp_path: Path) -> None:
@@ -168,8 +183,9 @@ def test_one_note_says_what_is_forgone(
     [said] = [line for line in capsys.readouterr().err.splitlines() if "SSM gates" in line]
     assert "6 SSM gates (ssm_alpha and ssm_beta) become Q8_0" in said
     assert said.endswith("without --mirror keeps them in BF16, 5.8 kB more")
-    quantize("--overwrite bf16.gguf out.gguf BF16")
-    assert "SSM gates" not in capsys.readouterr().err
+    for kept in ("bf16.gguf out.gguf BF16", "--allow-requantize q8_0.gguf out.gguf Q4_K_M"):
+        quantize(f"--overwrite {kept}")
+        assert "SSM gates" not in capsys.readouterr().err
 
 
 def test_a_dry_run_is_a_plan(
@@ -216,12 +232,15 @@ def test_it_is_verified_like_any_file(
     quantize: Quantize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file says how it was made, so that verify makes every byte again."""
-    quantize("--pure --token-embedding-type q8_0 --prune-layers 1 bf16.gguf out.gguf Q4_K_M")
+    flags = "--pure --token-embedding-type q8_0 --leave-output-tensor --prune-layers 1"
+    more = "--override-kv a=int:-5 --imatrix im.gguf --include-weights attn --tensor-type gate=q5_0"
+    quantize(f"{flags} {more} bf16.gguf out.gguf Q4_K_M")
     capsys.readouterr()
-    app(["verify", "out.gguf", "--against", "bf16.gguf", "--json"], standalone_mode=False)
+    verify = "verify out.gguf --against bf16.gguf --imatrix im.gguf --json"
+    app(verify.split(), standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
     assert "made again as the file says" in " ".join(found["compared"])
     assert gguf.GGUFReader(tmp_path / "out.gguf").fields["ggufmix.recipe"].contents() == (
         "pure:q4_k_m"
     )
-    assert ggufmix.verify(tmp_path / "out.gguf", tmp_path / "bf16.gguf").grade == "GOOD"
+    assert found["grade"] == "GOOD"

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,17 @@ def test_lists_by_block_follow() -> None:
         "rope.dimension_sections": [9, 8, 7, 6],
         "context_length": 4,
     }
+
+
+def test_lists_of_the_trunk_follow() -> None:
+    """Some lists leave the blocks for multi-token prediction out, which stand behind the others."""
+    values = {"block_count": u32(4), "nextn_predict_layers": u32(1)}
+    windows = array(gguf.GGUFValueType.BOOL, [True, False, True])
+    whole = placement("some", 4, values | {"attention.sliding_window_pattern": windows})
+    ahead = Placed("blk.3.nextn.enorm.weight", "NEXTN_ENORM", 3, whole.tensors[0].tensor)
+    made = pruning.prune(replace(whole, tensors=[*whole.tensors, ahead]), "0").model.values
+    assert made["some.attention.sliding_window_pattern"].data == [False, True]
+    assert made["some.nextn_predict_layers"].data == 1
 
 
 @pytest.mark.parametrize(
