@@ -243,4 +243,4 @@ def test_it_is_verified_like_any_file(
     assert gguf.GGUFReader(tmp_path / "out.gguf").fields["ggufmix.recipe"].contents() == (
         "pure:q4_k_m"
     )
-    assert found["grade"] == "GOOD"
+    assert found["verdict"] == "GOOD"
