@@ -22,8 +22,8 @@ from ..planning import Planned
 from ..sources import GgufTensor
 from ..tensor import BF16, DTYPE_NAMES, F16, Array, Blocks, Tensor
 from ..writing import Extent, Made
-from ..writing.encoding import Counts, Rows, bands_of, encoded, with_origin
-from ..writing.origins import MODULO
+from ..writing.encoding import Rows, bands_of, encoded
+from ..writing.origins import MODULO, method
 from .findings import Parts
 from .reading import piece
 
@@ -42,8 +42,8 @@ class Errors:
     same    whether their bytes are those expected; None where nothing was expected
     row     the first row that is not, -1 where all are
     parts   groups, codes and scales of the source that the file has bit for bit
-    source  number of what they were made from, where bytes were expected, and
-    method  of what with: see `checksums`
+    source  number of what they were made from, when all bands are seen, where they are the same;
+    method  number of what with: see `checksums`
     """
 
     whole: Measures
@@ -66,8 +66,7 @@ class Errors:
             same,
             other.row if self.row < 0 else self.row,
             parts,
-            (self.source + other.source) % MODULO,
-            (self.method + other.method) % MODULO,
+            method=(self.method + other.method) % MODULO,
         )
 
 
@@ -143,15 +142,26 @@ class Comparison:
 
     def make(self, start: int, stop: int) -> Made[Errors]:
         """Rows start..stop of both."""
-        raw = self.stored.raw(start, stop)
+        raw, rows = self.stored.raw(start, stop), Rows(self.tensor, start, stop)
         try:
-            found = self._compared(raw, start, stop)
+            found = self._compared(raw, rows)
+            taken = rows.taken(stored=self._carried) if found.same else memoryview(b"")
         finally:
             self.tensor.forget()
-        return Made((piece(self.stored, start, raw),), found)
+        return Made((piece(self.stored, start, raw),), found, (taken,))
 
-    def _compared(self, raw: Blocks, start: int, stop: int) -> Errors:
-        expected, counts = self._expected(start, stop)
+    def concluded(
+        self,
+        found: Errors,
+        sums: tuple[int, ...],  # noqa: ARG002
+        taken: tuple[int, ...],
+    ) -> Errors:
+        """What was found, with the number of the source."""
+        return replace(found, source=taken[0])
+
+    def _compared(self, raw: Blocks, rows: Rows) -> Errors:
+        start, stop = rows.start, rows.stop
+        expected, recovered = self._expected(rows)
         same = None if not self.encodes else expected is not None and np.array_equal(raw, expected)
         row = -1
         if same is False:
@@ -164,12 +174,14 @@ class Comparison:
             kind = self.stored.kind
             parts = _counted(raw, expected, kind) if expected is not None else None
         elif same and self.bound:  # as the encoder left it, which has looked for lattices or not
-            parts = _all_of(counts.recovered) if counts.recovered else None
+            parts = _all_of(recovered) if recovered else None
         elif self.encodes:
             parts = self._on_lattice(raw, start, stop)
         else:
             parts = None
-        return Errors(sums, sums, same, row, parts, counts.source, counts.method)
+        matrix, begun = divmod(start, self.tensor.matrix_rows)
+        number = method(self.planned, matrix) if not begun and self.encodes else 0
+        return Errors(sums, sums, same, row, parts, method=number)
 
     @property
     def _carried(self) -> bool:
@@ -182,18 +194,17 @@ class Comparison:
         values = self._values(raw, start)
         return measure(values if known else self.tensor.rows(start, stop), values, row=start)
 
-    def _expected(self, start: int, stop: int) -> tuple[Blocks | None, Counts]:
-        """The bytes that should be there, and what was found in making them; None where nobody can
-        say, or nobody needs to know.
+    def _expected(self, rows: Rows) -> tuple[Blocks | None, int]:
+        """The bytes that should be there, and how many groups of them lie on a lattice; None where
+        nobody can say, or nobody needs to know.
         """
         if not self.encodes or (self._differs and not self.bound and not self._carried):
-            return None, Counts()
-        rows = Rows(self.tensor, start, stop)
+            return None, 0
         try:
             data, found = encoded(self.planned, rows)
         except FormatError:  # a value that this type cannot hold: then the file has something else
-            return None, Counts()
-        return data, with_origin(found, self.planned, rows)
+            return None, 0
+        return data, found.recovered
 
     def _values(self, raw: Blocks, start: int) -> NDArray[np.float32]:
         """What the file's bytes mean, in float32."""

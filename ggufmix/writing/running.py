@@ -135,14 +135,17 @@ class _Run(Generic[F]):
     def _work(self) -> None:
         while (band := self._take()) is not None:
             try:
-                made = band.job.make(band.start, band.stop)
-                if self.put is not None:
-                    with phase("writing"):
-                        for piece in made.pieces:
-                            self.put(band.job, piece)
-                self._hand_in(band, made)
+                self._hand_in(band, self._made(band))
             except BaseException as error:
                 self._fail(band.number, error)
+
+    def _made(self, band: _Band[F]) -> Made[F]:
+        made = band.job.make(band.start, band.stop)
+        if self.put is not None:
+            with phase("writing"):
+                for piece in made.pieces:
+                    self.put(band.job, piece)
+        return made
 
     def _take(self) -> _Band[F] | None:
         """The next band to be made, as soon as there is room for one more. They are let in in
@@ -172,6 +175,7 @@ class _Run(Generic[F]):
     def _hand_in(self, band: _Band[F], made: Made[F]) -> None:
         with self.changed:
             self.ready[band.number] = band, made
+            del made  # whoever folds it lets go of it: threads that wait must not hold bands
             if self.folding:  # another thread is at it and will come to this band
                 return
             self.folding = True
