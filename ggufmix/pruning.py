@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from gguf import GGUFValueType
 
 from .container import Value, array
-from .errors import UsageError
+from .errors import SourceError, UsageError
 from .placing import Placement
 from .rules import layer_set
 
@@ -69,7 +69,7 @@ def prune(model: Placement, layers: str | None) -> Pruned:
     layers  their numbers, such as "3,7,20-25", or None
     Raises UsageError for numbers that are none, for blocks that are not there, where nothing would
     be left or a hybrid would be none, and where the architecture says by its number what a block is
-    made of.
+    made of; SourceError for keys that are no numbers.
     """
     if layers is None:
         return Pruned(model)
@@ -84,7 +84,12 @@ def prune(model: Placement, layers: str | None) -> Pruned:
             f"--prune-layers {layers}: expected blocks of this model, which has 0 to {blocks - 1}; "
             f"got {', '.join(map(str, beyond))}"
         )
-    kept = [n for n in range(blocks) if n not in gone]
+    if len(there) < blocks:
+        raise UsageError(
+            f"--prune-layers {layers}: is for whole models, this one lacks blocks before "
+            f"{blocks - 1}"
+        )
+    kept = sorted(there - gone)
     ahead = {p.layer for p in model.tensors if p.layer is not None and p.role.startswith("NEXTN_")}
     if not set(kept) - ahead:
         raise UsageError(f"--prune-layers {layers}: leaves no block")
@@ -122,7 +127,7 @@ def _values(
         if short == "block_count":
             yield key, replace(value, data=len(kept))
         elif short == "leading_dense_block_count":
-            yield key, replace(value, data=sum(n < value.data for n in kept))
+            yield key, replace(value, data=sum(n < _number(key, value, least=0) for n in kept))
         elif short == "nextn_predict_layers":
             yield key, replace(value, data=sum(n in ahead for n in kept))
         elif value.item is not None and key.startswith((own, _ELSEWHERE)):
@@ -132,9 +137,16 @@ def _values(
             yield key, array(value.item, items) if by_block else value
         else:
             yield key, value
-        if short in _STEPS and not isinstance(value.data, list):
-            _check_step(short, value.data, kept, layers)
+        if short in _STEPS and value.item is None:
+            _check_step(short, _number(key, value), kept, layers)
     yield from _recurrent(model, kept, trunk)
+
+
+def _number(key: str, value: Value, least: int = 1) -> int:
+    found = value.data
+    if isinstance(found, bool) or not isinstance(found, int) or found < least:
+        raise SourceError(f"{key}: expected a number of blocks, got {found!r}")
+    return found
 
 
 def _check_step(short: str, step: int, kept: Sequence[int], layers: str) -> None:
@@ -160,7 +172,7 @@ def _recurrent(
     if model.arch not in _INTERVALLED or key in model.values:
         return
     stated = model.values.get(f"{model.arch}.{_INTERVAL}")
-    every = int(stated.data) if stated is not None else _DEFAULT_INTERVAL
+    every = _number(_INTERVAL, stated) if stated is not None else _DEFAULT_INTERVAL
     there = [n in trunk and (n + 1) % every != 0 for n in kept]
     n_trunk = sum(n in trunk for n in kept)
     said = [new < n_trunk and (new + 1) % every != 0 for new in range(len(kept))]

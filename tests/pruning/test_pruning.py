@@ -15,8 +15,8 @@ from plain_gguf import write_f32
 
 import ggufmix
 from ggufmix import models, pruning
-from ggufmix.container import Value, array, u32
-from ggufmix.errors import UsageError
+from ggufmix.container import Value, array, text, u32
+from ggufmix.errors import SourceError, UsageError
 from ggufmix.pipeline import Options
 from ggufmix.placing import Placement
 from ggufmix.runtime import Llama
@@ -192,6 +192,39 @@ def test_a_hybrid_stays_one(tmp_path: Path, name: str, layers: str, kind: str) -
     src = source(name, tmp_path / "src.gguf")
     with pytest.raises(UsageError, match=f"leaves no block that {kind}"):
         ggufmix.plan(src, options=Options(prune_layers=layers))
+
+
+@pytest.mark.parametrize(
+    ("arch", "key", "stated"),
+    [
+        ("qwen35", "full_attention_interval", text("four")),
+        ("qwen35", "full_attention_interval", u32(0)),
+        ("qwen35", "full_attention_interval", array(gguf.GGUFValueType.INT32, [4])),
+        ("deepseek2", "leading_dense_block_count", text("one")),
+        ("deepseek2", "leading_dense_block_count", array(gguf.GGUFValueType.INT32, [1])),
+        ("llama4", "interleave_moe_layer_step", text("two")),
+        ("llama4", "interleave_moe_layer_step", u32(0)),
+    ],
+)
+def test_keys_that_are_no_numbers(arch: str, key: str, stated: Value) -> None:
+    """A damaged file is named as one."""
+    damaged = placement(arch, 4, {"block_count": u32(4), key: stated})
+    with pytest.raises(SourceError, match=f"{key}: expected a number"):
+        pruning.prune(damaged, "1")
+
+
+def test_no_dense_blocks_are_none() -> None:
+    """The count may be zero, and stays so."""
+    keys = {"block_count": u32(4), "leading_dense_block_count": u32(0)}
+    made = pruning.prune(placement("glm4moe", 4, keys), "1").model.values
+    assert made["glm4moe.leading_dense_block_count"].data == 0
+
+
+def test_a_part_of_a_model_is_none() -> None:
+    """A draft head has the numbers of blocks that stand behind others."""
+    whole = placement("some", 4, {"block_count": u32(4)})
+    with pytest.raises(UsageError, match="lacks blocks before 3"):
+        pruning.prune(replace(whole, tensors=whole.tensors[3:]), "3")
 
 
 def test_windows_by_number_are_said() -> None:
