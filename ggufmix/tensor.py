@@ -53,7 +53,7 @@ class Tensor(ABC):
     unit    how many rows can be given cheaply at once; bands should be multiples of it
     format  of what `blocks` returns; None where there are only values
     outer_scale  what values of `blocks` are multiplied by in `rows`: float32, (matrices,), or None
-    checksum  XXH64, seed 0, of all rows as they are stored, where the file says it, else None
+    checksum  XXH64 (seed 0) of all rows as stored, blocks or `rows`, where the file has it, or None
     """
 
     name: str

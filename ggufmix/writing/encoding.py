@@ -148,13 +148,16 @@ class Encoding:
         return bands_of(self.tensor)
 
     def memory(self, start: int, stop: int) -> int:
-        """Bytes of the values, of a copy where a transform makes one, of the blocks, of what they
-        are decoded to, and of one row in float32, which encoders work on.
+        """Bytes of the values, of a copy where a transform makes one, of the blocks in the source
+        and of those that are made, of what these are decoded to, and of one row in float32, which
+        encoders work on.
         """
         tensor = self.tensor
         copies = 2 if tensor.unit > 1 else 1
         row = tensor.cols * (copies * tensor.dtype.itemsize + 4 * self.measuring)
         blocks = sum(planned.row_bytes for planned, _ in self.kinds)
+        if tensor.format is not None:
+            blocks += tensor.format.row_bytes(tensor.cols)
         return (stop - start) * (row + blocks) + 4 * tensor.cols
 
     def make(self, start: int, stop: int) -> Made[Each[Counts]]:
@@ -177,7 +180,24 @@ class Encoding:
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
                 found[number] = counts
         taken = [rows.taken(stored=stored) for stored in self._takes]
-        return Made(pieces, Each(tuple(found)), taken)
+        return Made(pieces, Each(tuple(found)), taken, rows.stored if self._doubts else None)
+
+    @property
+    def _doubts(self) -> bool:
+        """The source says a checksum, and the sums of what is written do not tell it."""
+        made = [t.planned for t in self.targets if t.ready is None]
+        return (
+            self.tensor.checksum is not None and bool(made) and not any(p.unchanged for p in made)
+        )
+
+    def check_read(self, checksum: int) -> None:
+        """Raise SourceError where the source's rows are not what its own checksum says."""
+        if self.tensor.checksum not in (None, checksum):
+            raise self._damaged(checksum)
+
+    def _damaged(self, found: int) -> SourceError:
+        tensor = self.tensor
+        return checksums.damaged(tensor.file, tensor.name, tensor.checksum or 0, found)
 
     @property
     def _takes(self) -> list[bool]:
@@ -209,7 +229,7 @@ class Encoding:
         stated = self.tensor.checksum
         for target, got in zip(self.targets, sums, strict=True):
             if stated not in (None, got) and target.planned.unchanged and target.ready is None:
-                raise checksums.damaged(self.tensor.file, self.tensor.name, stated, got)
+                raise self._damaged(got)
             if target.ready is not None and target.ready.sum != got:
                 raise SourceError(
                     f"{target.ready.where}: {target.planned.name}: changed while it was copied: "
@@ -239,9 +259,14 @@ class Rows:
     @property
     def values(self) -> NDArray[Any]:
         """Of a dtype that `encode_band` takes, (rows, cols)."""
-        if self._values is None:
+        tensor = self.tensor
+        if self._values is None and tensor.checksum is not None and tensor.format is not None:
+            blocks = self.blocks  # which are hashed, too
             with phase("transforming"):
-                self._values = self.tensor.rows(self.start, self.stop)
+                self._values = decode(blocks, tensor.format)
+        elif self._values is None:
+            with phase("transforming"):
+                self._values = tensor.rows(self.start, self.stop)
         return self._values
 
     @property
@@ -251,6 +276,11 @@ class Rows:
             with phase("transforming"):
                 self._blocks = self.tensor.blocks(self.start, self.stop)
         return self._blocks
+
+    @property
+    def stored(self) -> memoryview:
+        """Their bytes as they are stored, of a tensor with a checksum."""
+        return self.taken(stored=self.tensor.format is not None)
 
     def taken(self, *, stored: bool) -> memoryview:
         """Their bytes, of the blocks or of the values."""

@@ -12,7 +12,9 @@ from .jobs import Job, Made
 
 
 class Hasher:
-    """XXH64, seed 0, of each extent of one job after the other; XXH3-64 of what its bands took."""
+    """XXH64, seed 0, of each extent of one job after the other, and of what its bands have read;
+    XXH3-64 of what they took.
+    """
 
     def __init__(self) -> None:
         self._job: Job[Any] | None = None
@@ -24,12 +26,17 @@ class Hasher:
         self._sums = [xxhash.xxh64() for _ in extents]
         self._at = [0] * len(extents)
         self._taken: list[xxhash.xxh3_64] = []
+        self._read: xxhash.xxh64 | None = None
 
     def add(self, job: Job[Any], made: Made[Any]) -> None:
         """The next band of a job."""
         if job is not self._job:
             self._begin(job)
             self._taken = [xxhash.xxh3_64() for _ in made.taken]
+            self._read = None if made.read is None else xxhash.xxh64()
+        if self._read is not None:
+            assert made.read is not None, "in each band or in none"
+            self._read.update(made.read)
         for digest, taken in zip(self._taken, made.taken, strict=True):
             digest.update(taken)
         for piece in made.pieces:
@@ -42,6 +49,11 @@ class Hasher:
         assert self._job is not None
         assert self._at == [extent.size for extent in self._job.extents], "extents are filled"
         return tuple(digest.intdigest() for digest in self._sums)
+
+    @property
+    def read(self) -> int | None:
+        """The checksum of what the bands of the job have read; None where it does not ask."""
+        return None if self._read is None else self._read.intdigest()
 
     @property
     def taken(self) -> tuple[int, ...]:

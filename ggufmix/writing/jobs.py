@@ -60,11 +60,13 @@ class Made(Generic[F_co]):
     found  while making it
     taken  what it was made from, where its job wants to know the hash of that; in each band of a
            job as many
+    read   the source's rows as they are stored, where its job knows their checksum
     """
 
     pieces: Sequence[Piece]
     found: F_co
     taken: Sequence[memoryview] = ()
+    read: memoryview | None = None
 
 
 class Job(Protocol[F_co]):
@@ -118,6 +120,14 @@ class Concluding(Protocol):
         sums   checksums of its extents; an error is raised where they must be others
         taken  XXH3-64 of what its bands have taken, one band after the other
         """
+
+
+@runtime_checkable
+class Distrusting(Protocol):
+    """A job that knows the checksum of what its bands read."""
+
+    def check_read(self, checksum: int) -> None:
+        """Raise where another one has been found: XXH64, seed 0, of one band after the other."""
 
 
 Sums = Mapping[str, tuple[int, ...]]

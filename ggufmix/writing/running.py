@@ -13,7 +13,7 @@ from typing import Generic
 from ..errors import UsageError
 from ..profiling import following, phase
 from .hashing import Hasher
-from .jobs import Concluding, F, Job, Made, Part, Piece, Weighing
+from .jobs import Concluding, Distrusting, F, Job, Made, Part, Piece, Weighing
 
 UNDER_WAY_BYTES = 192 << 20
 """Of bands that are made but not yet handed in, unless one alone has more."""
@@ -203,7 +203,9 @@ class _Run(Generic[F]):
             with phase("hashing"):
                 self.hasher.add(job, made)
             if band.stop == job.n_rows:
-                sums = self.hasher.take()
+                sums, read = self.hasher.take(), self.hasher.read
+                if read is not None and isinstance(job, Distrusting):
+                    job.check_read(read)
                 if isinstance(job, Concluding):
                     found = self.found[job.name] = job.concluded(found, sums, self.hasher.taken)
                 self.ended(job, found, sums)

@@ -154,6 +154,44 @@ def test_a_copy_is_held_against_the_source_s_checksum(
     assert tensors(whole.paths[0]) == tensors(made[source])
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("source", "recipe", "name"),
+    [
+        ("bf16", "q4_k_m", "blk.3.attn_q.weight"),
+        ("f32", "q8_0", "blk.1.ffn_down_exps.weight"),
+        ("q8_0", "q4_0", "blk.0.ffn_up_exps.weight"),
+        ("q4_0", "q8_0", "blk.0.ffn_up_exps.weight"),
+    ],
+)
+def test_what_is_encoded_is_held_against_it_too(
+    made: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    recipe: str,
+    name: str,
+    threads: int,
+) -> None:
+    """A bit of a BF16 file that went wrong would be in every file made from it: floats that are
+    rounded, blocks that are decoded, blocks that are moved. In one band or in many; measured or
+    not.
+    """
+    if source not in made:
+        made[source] = made["bf16"].with_name(f"{source}.gguf")
+        ggufmix.convert(made["bf16"], made[source], source)
+    options = Options(recipe, allow_requantize=True)
+    bad = changed(made[source], tmp_path / "bad.gguf", name)
+    out = tmp_path / "out" / "x.gguf"
+    out.parent.mkdir()
+    monkeypatch.setattr(encoding, "BAND_BYTES", 20_000)
+    for measured in (False, True):
+        with pytest.raises(SourceError, match=rf"bad\.gguf: {name}: its data is not what the"):
+            ggufmix.convert(bad, out, options=options, threads=threads, verify=measured)
+        assert not out.exists()
+    ggufmix.convert(made[source], out, options=options, threads=threads)
+
+
 def test_a_part_that_is_damaged(made: dict[str, Path], tmp_path: Path) -> None:
     """Of a split source: the part that the tensor lies in is named, not the first."""
     parts = split(made["q8_0"], Limits(tensors=30), tmp_path / "p")
