@@ -21,6 +21,7 @@ from .errors import SourceError, UsageError
 from .placing import Placement
 from .rules import layer_set
 
+_PROJECTOR = "clip"
 _NUMBER = re.compile(r"(?<=blk\.)\d+(?=\.)")
 _NO_BLOCKS = ("rope.dimension_sections", "classifier.output_labels")
 """Arrays of an architecture that do not go by block, however long they are."""
@@ -77,6 +78,8 @@ def prune(model: Placement, layers: str | None) -> Pruned:
         gone = layer_set(layers.split(","))
     except ValueError as error:
         raise UsageError(f"--prune-layers {layers}: {error}") from None
+    if model.arch == _PROJECTOR:
+        raise UsageError("--prune-layers: is for language models, this is a vision projector")
     there = {p.layer for p in model.tensors if p.layer is not None}
     blocks = max(there, default=-1) + 1
     if beyond := sorted(gone - there):

@@ -221,7 +221,11 @@ def test_no_dense_blocks_are_none() -> None:
 
 
 def test_a_part_of_a_model_is_none() -> None:
-    """A draft head has the numbers of blocks that stand behind others."""
+    """A draft head has the numbers of blocks that stand behind others; a projector has blocks that
+    nobody may leave out.
+    """
+    with pytest.raises(UsageError, match="a vision projector"):
+        pruning.prune(placement("clip", 4, {}), "1")
     whole = placement("some", 4, {"block_count": u32(4)})
     with pytest.raises(UsageError, match="lacks blocks before 3"):
         pruning.prune(replace(whole, tensors=whole.tensors[3:]), "3")
