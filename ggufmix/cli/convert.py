@@ -169,7 +169,9 @@ def convert(
         skipped = [result for result in results if result.skipped]
         results = [result for result in results if not result.skipped]
         if sha256sums:
-            for folder in _by_folder(results):
+            written = [path for result in results for path in result.paths]
+            there = [path for result in skipped for path in result.paths]
+            for folder in _by_folder([*written, *(p for p in there if sumfile.stated(p) is None)]):
                 sumfile.record(folder, bar.step)
     for result in skipped:
         note(f"{shown_paths(result.paths)}: there already, left as it is")
@@ -210,9 +212,9 @@ def _line(paths: Sequence[Path], n_bytes: int, plan: "Plan") -> str:
     )
 
 
-def _by_folder(results: Sequence["Result"]) -> list[list[Path]]:
+def _by_folder(paths: Sequence[Path]) -> list[list[Path]]:
     folders: dict[Path, list[Path]] = {}
-    for path in (path for result in results for path in result.paths):
+    for path in paths:
         folders.setdefault(path.parent, []).append(path)
     return list(folders.values())
 

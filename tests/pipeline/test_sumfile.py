@@ -51,6 +51,21 @@ def test_sha256sum_checks_it(example: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["SHA256SUMS", *parts, "x.gguf"]
 
 
+def test_files_that_were_there_already(example: Path, tmp_path: Path) -> None:
+    """A run that was ended between its files and their digests: those are made up for, and only
+    those that nobody has stated.
+    """
+    out = tmp_path / "{recipe}" / "x.gguf"
+    recipes = ["-r", "q4_0", "-r", "q8_0"]
+    converted(example, out, *recipes)
+    (tmp_path / "q4_0" / "SHA256SUMS").unlink()
+    kept = (tmp_path / "q8_0" / "SHA256SUMS").stat()
+    converted(example, out, *recipes, "--skip-existing")
+    for recipe in ("q4_0", "q8_0"):
+        assert check(tmp_path / recipe).stdout == "x.gguf: OK\n"
+    assert (tmp_path / "q8_0" / "SHA256SUMS").stat().st_ino == kept.st_ino
+
+
 @pytest.mark.parametrize("name", ["a b", "ü", "back\\slash", "new\nline", "return\r", "-n"])
 def test_odd_names(tmp_path: Path, name: str) -> None:
     """The file is sha256sum's own, byte for byte, and names that need care are found again."""
