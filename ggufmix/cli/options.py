@@ -24,7 +24,8 @@ Source = Annotated[
     ),
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", "-t", min=1, help="Threads; all cores by default.")
+    int | None,
+    typer.Option("--threads", "-t", min=1, max=4096, help="Threads; all cores by default."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 

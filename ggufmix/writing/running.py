@@ -34,6 +34,9 @@ Elsewhere = Callable[[Sequence[Part], Sequence[Job[F]], Ended[F], Progress], Non
 disk.
 """
 
+MOST_THREADS = 4096
+"""More than any machine has cores; a system that is asked for a million of them stands still."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Band(Generic[F]):
@@ -53,10 +56,10 @@ class _Band(Generic[F]):
 
 def thread_count(asked: int | None, least: int = 1) -> int:
     """How many threads to use: those asked for, by default one for each core that may be used, and
-    no fewer than `least`.
+    no fewer than `least`. Raises UsageError.
     """
-    if asked is not None and asked < 1:
-        raise UsageError(f"threads: expected at least 1, got {asked}")
+    if asked is not None and not 1 <= asked <= MOST_THREADS:
+        raise UsageError(f"threads: expected 1 to {MOST_THREADS}, got {asked}")
     if asked is not None:
         return asked
     here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()

@@ -13,11 +13,12 @@ from writing.made import jobs_of
 
 from ggufmix import writing
 from ggufmix.codecs import decode, encoder
-from ggufmix.errors import NotFiniteError, OutlierError, WriteError
+from ggufmix.errors import NotFiniteError, OutlierError, UsageError, WriteError
 from ggufmix.planning import Plan, lay_out
 from ggufmix.tensor import Placed, Tensor, held
 from ggufmix.writing import encoding, places
 from ggufmix.writing.encoding import Counts, by_part
+from ggufmix.writing.running import thread_count
 from ggufmix.writing.scans import scannings
 
 
@@ -151,6 +152,13 @@ class Interrupting(Tensor):
         if threading.current_thread() is threading.main_thread():
             raise KeyboardInterrupt
         return np.ones((stop - start, 64), np.float32)
+
+
+@pytest.mark.parametrize("asked", [0, 99_999_999])
+def test_threads_that_no_machine_has(asked: int) -> None:
+    """A slip of the finger is refused; millions of threads would make the machine stand still."""
+    with pytest.raises(UsageError, match=f"expected 1 to 4096, got {asked}"):
+        thread_count(asked)
 
 
 def test_ctrl_c_stops_all_threads(tmp_path: Path) -> None:
