@@ -79,6 +79,7 @@ def _root(
 
 def main() -> None:
     """Entry point of the `ggufmix` command."""
+    _open_streams()
     _give_memory_back()
     completing.join_words(os.environ)
     if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
@@ -91,8 +92,7 @@ def main() -> None:
         try:
             app()
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except GgufmixError as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         if error.hint:
@@ -105,6 +105,10 @@ def main() -> None:
         _drop_stdout()
         where = f"{error.filename}: " if error.filename is not None else "output: "
         print(f"error: {shown(f'{where}{error.strerror or error}')}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError as error:
+        print(f"error: not enough memory: {shown(str(error))}", file=sys.stderr)
+        print("\nhint: fewer --threads have fewer rows under way", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:  # before or after what click looks after
         sys.exit(128 + signal.SIGINT)
@@ -120,6 +124,16 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
             return
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _open_streams() -> None:
+    """Let standard streams that are closed lead nowhere. Else the next file that is opened has
+    their number, and what is for stderr is printed on stdout.
+    """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 as long as the process
 
 
 def _give_memory_back() -> None:
@@ -140,5 +154,4 @@ def _stop(number: int, _: FrameType | None) -> None:
 
 def _drop_stdout() -> None:
     """Let Python's own last flush go nowhere."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

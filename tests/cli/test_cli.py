@@ -157,6 +157,39 @@ def test_formats_and_recipes_list_what_there_is() -> None:
     assert "q8_0" in ggufmix("recipes").stdout
 
 
+def test_streams_that_are_closed(example: Path, tmp_path: Path) -> None:
+    """With stderr closed nothing but data comes on stdout; no output gets a stream's number."""
+    command = f"{sys.executable} -m ggufmix convert {example} -r q8_0 -r q6_k -o {tmp_path}/"
+    for which, lines in (("2>&-", 2), (">&-", 0), ("<&- 2>&-", 2)):
+        done = subprocess.run(
+            ["sh", "-c", f"{command} --overwrite {which}"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        assert len(done.stdout.splitlines()) == lines, done.stdout
+
+
+def test_too_little_memory_is_an_error(example: Path, tmp_path: Path) -> None:
+    """It ends with a sentence, not with a traceback, and leaves nothing."""
+    code = (
+        "import sys, ggufmix.cli\n"
+        "def full(*_): raise MemoryError('Unable to allocate 8 bytes')\n"
+        "import ggufmix.writing.encoding as e; e.encode_band = full\n"
+        "sys.argv = ['ggufmix', 'convert', *sys.argv[1:]]; ggufmix.cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, example, "-o", tmp_path / "x.gguf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "error: not enough memory: Unable to allocate 8 bytes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_behind_stdout_is_an_error(example: Path) -> None:
     """A result that cannot be printed ends with exit 1 and one line that says why."""
     if not Path("/dev/full").is_char_device():
