@@ -115,13 +115,15 @@ class _Run(Generic[F]):
         self.failures: list[tuple[int, BaseException]] = []
 
     def whole(self) -> dict[str, F]:
-        pool = [
-            threading.Thread(target=following(self._work), daemon=True)
-            for _ in range(self.threads - 1)
-        ]
-        for thread in pool:
-            thread.start()
+        pool: list[threading.Thread] = []
         try:
+            for _ in range(self.threads - 1):
+                thread = threading.Thread(target=following(self._work), daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more; those that there are do it all
+                    break
+                pool.append(thread)
             self._work()
             for thread in pool:
                 thread.join()

@@ -161,6 +161,37 @@ def test_threads_that_no_machine_has(asked: int) -> None:
         thread_count(asked)
 
 
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_threads_that_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """With fewer than asked for the file is the same; where Ctrl-C comes while they are started,
+    none goes on writing behind the back of what cleans up.
+    """
+    made = plan({"a": noise(300, 256), "b": noise(900, 4096)})
+    write(made, tmp_path / "whole")
+    start, before, count = threading.Thread.start, threading.active_count(), 0
+
+    def some(thread: threading.Thread) -> None:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise error
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", some)
+    out = tmp_path / "x.gguf"
+    if isinstance(error, RuntimeError):
+        write(made, out, threads=16)
+        assert out.read_bytes() == (tmp_path / "whole").read_bytes()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            write(made, out, threads=16)
+        assert not out.exists()
+    assert threading.active_count() == before
+    assert [p.name for p in tmp_path.iterdir() if p != out] == ["whole"]
+
+
 def test_ctrl_c_stops_all_threads(tmp_path: Path) -> None:
     """An interrupt ends the run at once, with no thread left over and no file."""
     placed = Placed("x", "FFN_UP", 0, Interrupting())
