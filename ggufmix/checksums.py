@@ -5,9 +5,11 @@
                            part of a split file: one for each tensor of all parts, part after part;
                            the other parts have none
     ggufmix.tensor.source.xxh3   array of UINT64, as many and where the first one is: what the data
-                           were made from. XXH3-64 with seed 0 of the tensor's rows as the encoder
-                           took them: after all transforms; of blocks that were moved, as they are
-                           stored
+                           were made from, the rows as the encoder took them: after all transforms;
+                           of blocks that were moved, as they are stored. Of each group of rows
+                           XXH3-64, the seed being the number of its first row; added up, modulo
+                           2^64. A group is 2 MiB of values, or less: whole rows of one matrix, in
+                           units of what the source gives at once
     ggufmix.tensor.method.xxh3   array of UINT64, as many: what with. Of each matrix XXH3-64, the
                            seed being its number, of ggufmix's version, the encoder, dtype or type
                            of the rows, and the importance of the columns; added up, modulo 2^64

@@ -145,7 +145,7 @@ class Comparison:
         raw, rows = self.stored.raw(start, stop), Rows(self.tensor, start, stop)
         try:
             found = self._compared(raw, rows)
-            taken = rows.taken(stored=self._carried) if found.same else memoryview(b"")
+            taken = rows.shares(stored=self._carried) if found.same else []
         finally:
             self.tensor.forget()
         return Made((piece(self.stored, start, raw),), found, (taken,))

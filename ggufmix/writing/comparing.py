@@ -90,7 +90,7 @@ class Comparing:
                 same = False
             pieces.append(Piece(number, start * planned.row_bytes, blocks.data.cast("B")))
             found.append(Match(same))
-        return Made(pieces, Each(tuple(found)), (rows.taken(stored=False),))
+        return Made(pieces, Each(tuple(found)), (rows.shares(stored=False),))
 
     def concluded(
         self,

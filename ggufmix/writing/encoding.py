@@ -26,7 +26,7 @@ from ..planning import Planned
 from ..profiling import phase
 from ..tensor import DTYPE_NAMES, Tensor
 from . import origins
-from .jobs import Extent, F, Made, Piece
+from .jobs import Extent, F, Made, Piece, Share
 
 BAND_BYTES = 2 << 20
 """Source bytes of a band: large enough that Python is not felt, small enough for the caches and for
@@ -179,7 +179,7 @@ class Encoding:
                 at = start * planned.row_bytes
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
                 found[number] = counts
-        taken = [rows.taken(stored=stored) for stored in self._takes]
+        taken = [rows.shares(stored=stored) for stored in self._takes]
         return Made(pieces, Each(tuple(found)), taken, rows.stored if self._doubts else None)
 
     @property
@@ -240,8 +240,7 @@ class Encoding:
 
 def bands_of(tensor: Tensor) -> Iterator[tuple[int, int]]:
     """Bands of about BAND_BYTES, in units of the tensor, that cross no matrix."""
-    wanted = max(1, BAND_BYTES // (tensor.cols * tensor.dtype.itemsize))
-    step = max(tensor.unit, wanted // tensor.unit * tensor.unit)
+    step = origins.step(tensor, BAND_BYTES)
     for matrix in range(0, tensor.n_rows, tensor.matrix_rows):
         end = matrix + tensor.matrix_rows
         for start in range(matrix, end, step):
@@ -280,11 +279,15 @@ class Rows:
     @property
     def stored(self) -> memoryview:
         """Their bytes as they are stored, of a tensor with a checksum."""
-        return self.taken(stored=self.tensor.format is not None)
+        return self._whole(stored=self.tensor.format is not None).view(np.uint8).data
 
-    def taken(self, *, stored: bool) -> memoryview:
-        """Their bytes, of the blocks or of the values."""
-        return np.ascontiguousarray(self.blocks if stored else self.values).view(np.uint8).data
+    def shares(self, *, stored: bool) -> list[Share]:
+        """What they have of the groups that are hashed, of blocks or of values."""
+        with phase("hashing"):
+            return origins.shares(self.tensor, self._whole(stored=stored), self.start)
+
+    def _whole(self, *, stored: bool) -> NDArray[Any]:
+        return np.ascontiguousarray(self.blocks if stored else self.values)
 
     def first(self) -> Rows:
         """The first of them, read with the others."""

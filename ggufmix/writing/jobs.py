@@ -54,6 +54,21 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A group of the rows that a band was made from, or some of its rows.
+
+    group  number of its first row
+    hash   XXH3-64 of the whole group, seed that number: taken where it is in the caches, so that
+           the rows need not be kept; else None, and
+    rows   bytes of those that the band has, in order
+    """
+
+    group: int
+    hash: int | None
+    rows: memoryview | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Made(Generic[F_co]):
     """One band.
 
@@ -65,7 +80,7 @@ class Made(Generic[F_co]):
 
     pieces: Sequence[Piece]
     found: F_co
-    taken: Sequence[memoryview] = ()
+    taken: Sequence[Sequence[Share]] = ()
     read: memoryview | None = None
 
 
@@ -118,7 +133,7 @@ class Concluding(Protocol):
 
         found  in its bands
         sums   checksums of its extents; an error is raised where they must be others
-        taken  XXH3-64 of what its bands have taken, one band after the other
+        taken  hashes of all groups that its bands have taken, added up, modulo 2^64
         """
 
 

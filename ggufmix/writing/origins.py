@@ -10,16 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from ..planning import Planned
-from ..tensor import DTYPE_NAMES
+from ..tensor import DTYPE_NAMES, Tensor
+from .jobs import Share
 
 MODULO = 1 << 64
+GROUP_BYTES = 2 << 20
+"""Of the rows that are hashed as one. It is part of what the numbers mean: bands may be cut
+otherwise, but are best cut so, and then no rows have to be kept.
+"""
 
 
 class Stored(Protocol):
@@ -44,6 +49,34 @@ class Ready:
     sum: int
     source: int
     method: int
+
+
+def step(tensor: Tensor, n_bytes: int) -> int:
+    """So many rows make about so many bytes of values, in units of the tensor."""
+    wanted = max(1, n_bytes // (tensor.cols * tensor.dtype.itemsize))
+    return max(tensor.unit, wanted // tensor.unit * tensor.unit)
+
+
+def shares(tensor: Tensor, rows: NDArray[Any], start: int) -> list[Share]:
+    """What rows of one matrix of a tensor, from row `start` on, have of its groups.
+
+    rows  values, or blocks as they are stored, (rows, cols), contiguous
+    """
+    found = []
+    first = start // tensor.matrix_rows * tensor.matrix_rows
+    stop, each = start + len(rows), step(tensor, GROUP_BYTES)
+    at = start
+    while at < stop:
+        group = first + (at - first) // each * each
+        end = min(group + each, first + tensor.matrix_rows)
+        data = rows[at - start : min(end, stop) - start].view(np.uint8).data
+        if group == at and end <= stop:
+            whole = xxhash.xxh3_64(data, seed=group)  # without the GIL
+            found.append(Share(group, whole.intdigest()))
+        else:
+            found.append(Share(group, None, data))
+        at = min(end, stop)
+    return found
 
 
 def moves(planned: Planned) -> bool:
