@@ -180,8 +180,8 @@ def convert_each(
             check_readable(src, made, model)
         run = _Run(_work(src, asked, template, plans, how), plans, model, how)
         results = [Result(paths, made, skipped=True) for paths, made in run.files()]
-        continued = how.get("resume") and writing.left(run.layout.parts[0].path)
-        skipping = how.get("skip_existing") and not continued  # it may have given some their names
+        half_named = how.get("resume") and writing.naming(run.layout.parts[0].path)
+        skipping = how.get("skip_existing") and not half_named
         wanted = [
             number
             for number, result in enumerate(results)

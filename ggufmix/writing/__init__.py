@@ -27,7 +27,7 @@ it does is its own affair; this package knows threads, disks and order:
 # SPDX-License-Identifier: MIT
 
 from .jobs import Extent, Found, Job, Made, Nothing, Part, Piece, Sums, Written
-from .keeping import Resumable, left
+from .keeping import Resumable, left, naming
 from .places import check_place
 from .running import Elsewhere, Ended, Progress, run, thread_count
 from .whole import write
@@ -48,6 +48,7 @@ __all__ = [
     "Written",
     "check_place",
     "left",
+    "naming",
     "run",
     "thread_count",
     "write",

@@ -50,7 +50,8 @@ class _Reading:
         with phase("reading"):
             while got < len(data):
                 n = os.preadv(self.file, [data[got:]], self.extents[i].offset + at + got)
-                if n == 0:  # the file is too short: zeros are as wrong as anything
+                if n == 0:  # the file is too short: it will be filled up with zeros
+                    data[got:] = bytes(len(data) - got)
                     break
                 got += n
         return Made((Piece(i, at, data),), Nothing())

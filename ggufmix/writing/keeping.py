@@ -96,6 +96,11 @@ def left(first: Path) -> bool:
     return bool(first.name) and os.path.exists(journal(first))  # no error where no name can be
 
 
+def naming(first: Path) -> bool:
+    """Whether a run has ended while it gave files their names: all else of them is done."""
+    return left(first) and _WHOLE in _lines(journal(first).read_bytes())
+
+
 def read(first: Path, bound: Mapping[str, str]) -> State | None:
     """What an earlier run has left, None where that is nothing of use.
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from writing.made import jobs_of, plan, values, write
 
 from ggufmix import writing
 from ggufmix.errors import NotFiniteError, SourceError, WriteError
 from ggufmix.planning import Plan
 from ggufmix.tensor import Tensor
-from ggufmix.writing import keeping, places
+from ggufmix.writing import checking, keeping, places
 from ggufmix.writing.encoding import Counts, Each
 
 
@@ -184,6 +185,30 @@ def test_what_was_damaged_is_done_again(tmp_path: Path) -> None:
         if isinstance(place, int):
             assert (done.resumed, done.damaged) == (4, ("t2",))
         out.unlink()
+
+
+def test_memory_that_has_been_used_is_not_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file that was cut no longer has is not taken from memory in which, by chance, the same
+    data lie: those of another output, which has just been read.
+    """
+    made, empty = plan({"t0": values()["t0"]}), np.empty
+    write(made, tmp_path / "whole")
+    (job,) = jobs_of(made)
+    data = (tmp_path / "whole").read_bytes()[job.extents[0].offset :][: job.extents[0].size]
+
+    def used(shape: int, dtype: type) -> np.ndarray:
+        found = empty(shape, dtype)
+        found[:] = np.frombuffer(data, dtype)[:shape]
+        return found
+
+    monkeypatch.setattr(checking.np, "empty", used)
+    stated = [(job, (xxhash.xxh64_intdigest(data),))]
+    for size, wrong in ((None, set()), (job.extents[0].offset + 5, {"t0"}), (0, {"t0"})):
+        with (tmp_path / "whole").open("r+b") as file:
+            file.truncate(size if size is not None else made.total_bytes)
+            assert checking.damaged(0, file.fileno(), stated, threads=1) == wrong
 
 
 @pytest.mark.usefixtures("at_once")
