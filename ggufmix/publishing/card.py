@@ -41,6 +41,13 @@ _ACTIVE = re.compile(r"[\\`*_{}\[\]<>|#~$!^=-]")
 _LINK = re.compile(r"(?i)(https?|ftp|mailto|xmpp):|www\.|@")
 
 
+class _Front(yaml.SafeDumper):
+    """Quotes whatever begins like a number: readers of YAML differ in what is one, such as 1e3."""
+
+
+_Front.add_implicit_resolver("tag:yaml.org,2002:float", re.compile("."), [*"+-.0123456789"])
+
+
 def escaped(data: object) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no links, in a table too."""
     text = str(data).replace("&", "&amp;")
@@ -127,7 +134,9 @@ def _license(model: Model) -> dict[str, Any]:
 def made(files: Sequence[File]) -> str:
     """The card of some files of one model."""
     heads = telling.columns(files)
-    front = yaml.safe_dump(front_matter(files), sort_keys=False, allow_unicode=True, width=10_000)
+    front = yaml.dump(
+        front_matter(files), Dumper=_Front, sort_keys=False, allow_unicode=True, width=10_000
+    )
     models = [f for f in files if f.running.arguments]
     return (
         environment()

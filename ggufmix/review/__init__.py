@@ -136,8 +136,9 @@ def read(path: Path) -> tuple[sources.Listing, Outline]:
     kind = listing.values.get("general.file_type")
     known = {int(member): name for name, member in gguf.LlamaFileType.__members__.items()}
     promises = [f"the file name {path.stem}"]
-    if kind is not None and kind.data in known and known[kind.data] != "GUESSED":
-        promises.append(f"general.file_type {known[kind.data]}")
+    stated_type = known.get(kind.data) if kind is not None and isinstance(kind.data, int) else None
+    if stated_type not in (None, "GUESSED"):
+        promises.append(f"general.file_type {stated_type}")
     own = f"{arch}."
     return listing, Outline(
         path.name,

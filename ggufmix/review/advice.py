@@ -189,8 +189,8 @@ def _state(outline: Outline, layers: list[int]) -> tuple[int, str]:
         if conv is not None and conv.dims > 1:
             n_conv += (conv.shape[0] - 1) * conv.shape[1]
         out, norm = parts.get("SSM_OUT"), parts.get("SSM_NORM")
-        inner = outline.keys.get("ssm.inner_size") or (out.shape[0] if out is not None else 0)
-        state = outline.keys.get("ssm.state_size") or (norm.shape[0] if norm is not None else 0)
+        inner = _count(outline.keys.get("ssm.inner_size")) or (out.shape[0] if out else 0)
+        state = _count(outline.keys.get("ssm.state_size")) or (norm.shape[0] if norm else 0)
         n_state += inner * state
     found = 4 * (n_conv + n_state)
     if not found:
@@ -281,7 +281,12 @@ def _file(title: str) -> str:
 
 
 def _number(keys: Mapping[str, Any], key: str, layer: int) -> int:
-    value = keys.get(key, 0)
+    value = keys.get(key)
     if isinstance(value, list | tuple):
-        return int(value[layer]) if layer < len(value) else 0
-    return int(value) if isinstance(value, int) else 0
+        value = value[layer] if layer < len(value) else None
+    return _count(value)
+
+
+def _count(value: object) -> int:
+    """A number that counts something, 0 for whatever else a header may hold."""
+    return value if isinstance(value, int) and value > 0 else 0

@@ -107,6 +107,19 @@ def test_keys_and_values_in_one_matrix() -> None:
     assert found["cache"]["f16"]["bytes"] == 256 * 2 * 6 * (4608 // 36) * 2
 
 
+@pytest.mark.parametrize("wrong", ["128", [128, 128], float("inf"), -128, None])
+def test_keys_that_are_no_numbers(wrong: object) -> None:
+    """Whatever a header says, shapes tell the state; heads that are none are missed by name."""
+    out = Entry("blk.0.ssm_out.weight", (64, 32), "SSM_OUT", 0, "F32", 8192)
+    norm = Entry("blk.0.ssm_norm.weight", (16,), "SSM_NORM", 0, "F32", 64)
+    keys = {"ssm.inner_size": wrong, "ssm.state_size": wrong}
+    assert advise(outline(out, norm, **keys), 256)["recurrent_bytes"] == 4 * 64 * 16
+    qkv = Entry("blk.0.attn_qkv.weight", (64, 96), "ATTN_QKV", 0, "F16", 2 * 64 * 96)
+    for heads in ("8", [-8], ["8"], [], 1.5):
+        with pytest.raises(ModelError, match=r"expected attention\.head_count"):
+            advise(outline(qkv, **{"attention.head_count": heads}), 256)
+
+
 def test_more_than_it_was_trained_for() -> None:
     """A context beyond context_length is said."""
     k = Entry("blk.0.attn_k.weight", (64, 64), "ATTN_K", 0, "F16", 8192)

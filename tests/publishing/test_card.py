@@ -116,6 +116,18 @@ def test_licenses(made: list[File], changes: dict[str, Any], expected: dict[str,
     assert {k: v for k, v in front.items() if k.startswith("license")} == expected
 
 
+def test_words_that_look_like_numbers(made: list[File]) -> None:
+    """The hub's reader of YAML takes 1e3 and 0o17 for numbers where Python's does not: a tag that
+    is not quoted would be none.
+    """
+    tags = ("1e3", "0o17", "12:30:45", "2024-01-01", "no", "null", "3d", "chat")
+    text = card.made(with_model(made, tags=tags, quantized_by="1e5"))
+    assert parts(text)[0]["tags"][: len(tags)] == [*tags]
+    for word in (*tags[:-1], "1e5"):
+        assert f" '{word}'\n" in text
+    assert "- chat\n" in text
+
+
 def test_tables_have_their_cells(made: list[File]) -> None:
     """Every table is one, its rows as wide as its head, with the figures in it."""
     text = parts(card.made(made))[1]

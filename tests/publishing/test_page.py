@@ -12,9 +12,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from gguf import GGUFValueType
 
 from ggufmix import publishing
-from ggufmix.container import text
+from ggufmix.container import Value, text
 from ggufmix.publishing import measurements, page, picturing, plotting, words
 
 from . import hostile
@@ -321,3 +322,12 @@ def test_hostile_words_can_be_repeated(tmp_path: Path) -> None:
     path = hostile.write(tmp_path / "x.gguf", {"general.name": text(b"\xff\xfe")})
     found, _ = publishing.gather([path])
     assert "\ufffd" in page.made(found)
+
+
+@pytest.mark.parametrize("key", ["general.file_type", "llama.context_length", "general.tags"])
+def test_lists_where_numbers_belong(tmp_path: Path, key: str) -> None:
+    """The same of a list, which no table can look up."""
+    wrong = Value(GGUFValueType.ARRAY, [2**64 - 1], GGUFValueType.UINT64)
+    more = {"general.architecture": text("llama"), key: wrong}
+    found, _ = publishing.gather([hostile.write(tmp_path / "x.gguf", more)])
+    assert "x.gguf" in page.made(found)
