@@ -126,7 +126,7 @@ def conditions(file: File) -> str:
     words += [f"over {', '.join(texts)}"] if texts else []
     words += [f"KL divergence from {', '.join(bases)}"] if bases else []
     known = dict.fromkeys(
-        f"{row.base_ppl:.4f} at {row.ctx}"
+        f"{row.base_ppl:.4f}" + (f" at {row.ctx}" if row.ctx is not None else "")
         for row in file.scores
         if row.base_ppl is not None and math.isfinite(row.base_ppl)
     )

@@ -65,7 +65,8 @@ def around(row: Any, name: str, digits: int, unit: float = 1, end: str = "") -> 
     value, spread = getattr(row, name), getattr(row, f"{name}_spread", None)
     if value is None:
         return ""
+    value, spread = unit * value, unit * (spread if spread is not None else math.nan)
     if not math.isfinite(value):
         return "not finite"
-    off = f" ± {unit * spread:.{digits}f}" if spread is not None and math.isfinite(spread) else ""
-    return f"{unit * value:.{digits}f}{off}{end}"
+    off = f" ± {spread:.{digits}f}" if math.isfinite(spread) else ""
+    return f"{value:.{digits}f}{off}{end}"

@@ -22,7 +22,7 @@ from ggufmix import mending, publishing, review, splitting
 from ggufmix.cli import app
 from ggufmix.container import TensorInfo, header, text, texts, u32
 from ggufmix.errors import SourceError, UsageError
-from ggufmix.publishing import facts
+from ggufmix.publishing import facts, telling
 
 from .conftest import EVAL
 
@@ -130,6 +130,16 @@ def test_measurements_find_their_files(files: Path) -> None:
     assert [row.ppl for row in found[1].scores] == [row["ppl"] for row in EVAL]
     _, notes = publishing.gather(paths[1:], verified=tests)
     assert notes == ["m-Q4_K_M.gguf: measured, but none of these files; left out"]
+
+
+def test_a_log_that_does_not_say_its_context(files: Path) -> None:
+    """`eval --like` of the last lines alone has none: nothing is said of it, least of all None. A
+    figure too large to be one in per cent is not finite.
+    """
+    row = publishing.Scored(file="m-Q8_0.gguf", ppl=4.7, base_ppl=4.65, same_top=1e308)
+    found, _ = publishing.gather([files / "m-Q8_0.gguf"], scores=[row])
+    assert telling.conditions(found[0]) == "perplexity of the base 4.6500"
+    assert telling.scores(found[0])[0] == ["not said", "", "4.7000", "", "", "not finite", ""]
 
 
 def test_a_verify_of_another_state_is_refused(files: Path, tmp_path: Path, example: Path) -> None:
