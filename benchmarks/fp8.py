@@ -11,16 +11,14 @@ installed.
 
 # SPDX-License-Identifier: MIT
 
-import argparse
 import os
 import shutil
 import statistics
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from convert import cpu, make, timed
+from harness import arguments, cpu, folder_of, make, timed
 
 MODES = {
     "max": ["--mode", "max"],
@@ -63,23 +61,9 @@ for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
 
 def main() -> None:
     """Make what is missing, run, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where to keep the checkpoint; a temporary folder by default"
-    )
-    parser.add_argument("--runs", type=int, default=5)
-    given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    try:
-        if not (folder / "model").exists():
-            make(folder / "model")
-        run(folder / "model", folder / "out", folder / "log", given.runs)
-    finally:
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        if given.folder is None:
-            shutil.rmtree(folder)
+    given = arguments(__doc__).parse_args()
+    with folder_of(given, "out") as folder:
+        run(make(folder / "model"), folder / "out", folder / "log", given.runs)
 
 
 def run(model: Path, out: Path, log: Path, runs: int) -> None:
@@ -94,9 +78,9 @@ def run(model: Path, out: Path, log: Path, runs: int) -> None:
         contestants[name] = command
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(runs + 1):
-        for name, arguments in contestants.items():
+        for name, command in contestants.items():
             shutil.rmtree(out, ignore_errors=True)
-            measured = timed(arguments, log)
+            measured = timed(command, log)
             if number:
                 figures[name].append(measured)
     report(figures, shards, runs)

@@ -13,16 +13,14 @@ disk.
 
 # SPDX-License-Identifier: MIT
 
-import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-from convert import converter, copy, cpu, make, timed
+from convert import converter, copy
+from harness import arguments, cpu, folder_of, make, timed
 
 TYPES = {"q8_0": "Q8_0", "q4_0": "Q4_0", "q4_k_m": "Q4_K_M", "q6_k": "Q6_K"}
 """Recipes, and what llama-quantize calls them."""
@@ -160,20 +158,12 @@ def phases(model: Path, out: Path) -> None:
 
 def main() -> None:
     """Make what is missing, run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where to keep the checkpoints; a temporary folder by default"
-    )
-    parser.add_argument("--runs", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--llama-quantize", type=Path, metavar="PATH", help="a build of it")
     given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    try:
+    with folder_of(given, "out.gguf", "bf16.gguf") as folder:
         for layers in SIZES:
-            if not (folder / f"model-{layers}").exists():
-                make(folder / f"model-{layers}", "--layers", str(layers))
+            make(folder / f"model-{layers}", "--layers", str(layers))
         model = folder / f"model-{MIDDLE}"
         commands = contest(model, folder, given.llama_quantize)
         print(
@@ -182,11 +172,6 @@ def main() -> None:
         report(rounds(commands, folder / "out.gguf", given.runs, folder / "log"))
         phases(model, folder / "out.gguf")
         trillion(growth(folder, given.runs))
-    finally:
-        for name in ("out.gguf", "bf16.gguf"):
-            (folder / name).unlink(missing_ok=True)
-        if given.folder is None:
-            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -9,17 +9,14 @@ bytes asked for, from the page cache or not; Linux only).
 
 # SPDX-License-Identifier: MIT
 
-import argparse
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
-from convert import cpu, make
+from harness import arguments, cpu, folder_of, make, timed
 
 SIX = "q8_0,q6_k,q5_k_m,q4_k_m,q4_0,iq4_xs"
 COUNTED = """
@@ -34,38 +31,19 @@ finally:
 """
 
 
-def ran(arguments: list[str]) -> float:
-    """Seconds of a process that has to succeed."""
-    begun = time.perf_counter()
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     """Make what is missing, run, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where to keep the checkpoint; a temporary folder by default"
-    )
-    parser.add_argument("--runs", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--recipes", default=SIX)
     given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    try:
-        if not (folder / "model").exists():
-            make(folder / "model")
+    with folder_of(given, "out") as folder:
+        make(folder / "model")
         measure(folder, given.recipes.split(","), given.runs)
-    finally:
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        if given.folder is None:
-            shutil.rmtree(folder)
 
 
 def measure(folder: Path, recipes: list[str], runs: int) -> None:
     """One run for all beside one for each, in turn."""
-    model, out = folder / "model", folder / "out"
+    model, out, log = folder / "model", folder / "out", folder / "log"
     size = sum(p.stat().st_size for p in model.glob("*.safetensors"))
     command = ["convert", str(model), "-o", str(out / "{recipe}.gguf")]
     ours = [sys.executable, "-m", "ggufmix", *command]
@@ -74,10 +52,10 @@ def measure(folder: Path, recipes: list[str], runs: int) -> None:
     alone: list[list[float]] = []
     for number in range(runs + 1):
         shutil.rmtree(out, ignore_errors=True)
-        seconds = ran([*ours, *chosen])
+        seconds, _ = timed([*ours, *chosen], log)
         written = sum(p.stat().st_size for p in out.iterdir())
         shutil.rmtree(out)
-        each = [ran([*ours, "--recipe", recipe, "--overwrite"]) for recipe in recipes]
+        each = [timed([*ours, "-r", recipe, "--overwrite"], log)[0] for recipe in recipes]
         if number:  # the first round warms caches
             together.append(seconds)
             alone.append(each)

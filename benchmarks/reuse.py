@@ -9,42 +9,28 @@ be the same.
 
 # SPDX-License-Identifier: MIT
 
-import argparse
 import filecmp
 import os
-import shutil
 import statistics
 import sys
-import tempfile
 from pathlib import Path
 
-from convert import cpu, make, timed
+from harness import arguments, cpu, folder_of, make, timed
 
 RECIPES = "q8_0,q6_k,q4_k_m,iq4_xs"
 
 
 def main() -> None:
     """Make what is missing, run, print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where to keep the checkpoint; a temporary folder by default"
-    )
-    parser.add_argument("--runs", type=int, default=5)
+    parser = arguments(__doc__)
     parser.add_argument("--recipes", default=RECIPES)
     given = parser.parse_args()
-    folder = given.folder or Path(tempfile.mkdtemp())
-    try:
-        if not (folder / "model").exists():
-            make(folder / "model")
+    with folder_of(given) as folder:
+        make(folder / "model")
         print(f"Medians of {given.runs} runs; {cpu()}, {os.cpu_count()} cores\n")
         print("| recipe | encoded, s | copied, s | encoded / copied |\n|---|---|---|---|")
         for recipe in given.recipes.split(","):
             print(row(folder, recipe, given.runs), flush=True)
-    finally:
-        if given.folder is None:
-            shutil.rmtree(folder)
 
 
 def row(folder: Path, recipe: str, runs: int) -> str:
