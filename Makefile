@@ -77,6 +77,8 @@ bench: $(TOOLS) build
 	$(BIN)/python benchmarks/convert.py
 	$(BIN)/python benchmarks/fp8.py
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/recipes.py
+	$(BIN)/python benchmarks/reuse.py
 
 clean:
 	rm -rf $(VENV) build dist demo docs/build docs/.cache *.egg-info ggufmix/*.so
