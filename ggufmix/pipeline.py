@@ -275,6 +275,10 @@ class _Run:
         olds: reusing.Olds,
     ) -> list[Result]:
         inexact = {p.name: n for p in self.model.packed if (n := p.inexact())}
+        intact = set(written.intact)
+        names = {job.name: job.targets[0].planned.name for job in self.layout.jobs}
+        anew = {name for job, name in names.items() if job not in intact}
+        resumed = len(set(names.values()) - anew)  # a name may have a job for each of two forms
         results = []
         for (paths, made), own in zip(self.files(), self.layout.of, strict=True):
             of_all = {name: counts for n in own for name, counts in found.get(n, {}).items()}
@@ -283,7 +287,7 @@ class _Run:
                 made,
                 {t.name: of_all[t.name] for t in made.tensors if t.name in of_all},
                 inexact,
-                written.resumed,
+                resumed,
                 written.damaged,
             )
             if reuse is not None:

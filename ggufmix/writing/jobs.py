@@ -175,11 +175,16 @@ class Written(Generic[F_co]):
 
     found    by the names of the jobs; a job without bands has found nothing, and has no sums
     sums     by the names of the jobs
-    resumed  jobs that an earlier run had done
+    intact   names of jobs that an earlier run had done
     damaged  names of jobs that it had done, but whose data were no longer so: they were done again
     """
 
     found: Mapping[str, F_co]
     sums: Sums
-    resumed: int = 0
+    intact: Sequence[str] = ()
     damaged: Sequence[str] = ()
+
+    @property
+    def resumed(self) -> int:
+        """Jobs that an earlier run had done."""
+        return len(self.intact)

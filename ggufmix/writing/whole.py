@@ -87,7 +87,7 @@ class _Writing(Generic[F]):
         self.found: dict[str, F] = {}
         self.sums: dict[str, tuple[int, ...]] = {}
         self.damaged: list[str] = []
-        self.resumed = 0
+        self.intact: list[str] = []
         self.done = 0  # source bytes of jobs that an earlier run has done
         self.total = sum(job.source_bytes for job in jobs)
 
@@ -124,7 +124,7 @@ class _Writing(Generic[F]):
         return Written(
             {job.name: self.found[job.name] for job in self.jobs if job.name in self.found},
             self.sums,
-            self.resumed,
+            tuple(self.intact),
             tuple(self.damaged),
         )
 
@@ -265,7 +265,7 @@ class _Writing(Generic[F]):
             self.found[job.name] = msgspec.msgpack.decode(line.found, type=self.resumable.counts)
             self.sums[job.name] = line.sums
         self.done = sum(job.source_bytes for job in intact)
-        self.resumed = len(intact)
+        self.intact = [job.name for job in intact]
         self.damaged = [job.name for job in known if job.name in wrong]
         return {job.name for job in intact}
 

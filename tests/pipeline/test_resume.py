@@ -72,6 +72,24 @@ def test_a_stopped_convert_is_continued(example: Path, tmp_path: Path, recipe: s
     assert sorted(p.name for p in tmp_path.iterdir()) == ["whole.gguf", "x.gguf"]
 
 
+def test_tensors_of_two_forms_are_counted_once(example: Path, tmp_path: Path) -> None:
+    """Of a source in blocks llama.cpp's way has one file copy what another decodes: two jobs of one
+    tensor, and no more tensors there than there are.
+    """
+    source, out = tmp_path / "source.gguf", tmp_path / "{recipe}.gguf"
+    ggufmix.convert(example, source, "q4_x")
+    options = Options(allow_requantize=True, mirror="llama.cpp")
+
+    def progress(_: str, done: int, total: int) -> None:
+        if done == total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        ggufmix.convert_each(source, out, ["q4_0", "q8_0"], options=options, progress=progress)
+    results = ggufmix.convert_each(source, out, ["q4_0", "q8_0"], options=options, resume=True)
+    assert {result.resumed for result in results} == {len(results[0].plan.tensors)}
+
+
 def test_the_file_of_a_finished_run_is_kept(example: Path, tmp_path: Path) -> None:
     """`--resume` with nothing to resume does not replace what is there."""
     out = tmp_path / "x.gguf"
