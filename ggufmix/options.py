@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from . import sources
+from .models import Component
 from .rules import FallbackName, Gates, Mirror
 
 OnOutlier = Literal["error", "bf16"]
-Component = Literal["model", "mmproj", "mtp"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,19 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from gguf import GGUFType
 
 from . import general, models, sources, tokenizer
 from .container import Value, text, u32
 from .errors import SourceError, UsageError
+from .models import Component
 from .models.config import text_config
 from .models.gguf_names import architectures_of, by_name
 from .sources import GgufFile, Listing
 from .tensor import Placed
-
-Component = Literal["model", "mmproj", "mtp"]
 
 REMOTE_THREADS = 16
 """For a remote source: each thread has the request of a band under way, so that with answers after

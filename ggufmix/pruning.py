@@ -14,17 +14,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
-from gguf import GGUFValueType
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFValueType
 
+from . import models
 from .container import Value, array
 from .errors import SourceError, UsageError
 from .placing import Placement
 from .rules import layer_set
 
-_PROJECTOR = "clip"
+_PROJECTOR = MODEL_ARCH_NAMES[MODEL_ARCH.MMPROJ]
 _NUMBER = re.compile(r"(?<=blk\.)\d+(?=\.)")
-_NO_BLOCKS = ("rope.dimension_sections", "classifier.output_labels")
-"""Arrays of an architecture that do not go by block, however long they are."""
 _ELSEWHERE = "xielu."
 """Arrays by block that have no architecture in front."""
 _INTERVAL = "full_attention_interval"
@@ -93,7 +92,7 @@ def prune(model: Placement, layers: str | None) -> Pruned:
             f"{blocks - 1}"
         )
     kept = sorted(there - gone)
-    ahead = {p.layer for p in model.tensors if p.layer is not None and p.role.startswith("NEXTN_")}
+    ahead = models.mtp_layers(model.arch, model.values, model.tensors)
     if not set(kept) - ahead:
         raise UsageError(f"--prune-layers {layers}: leaves no block")
     _check_kinds(model, set(kept) - ahead, ahead, layers)
@@ -135,7 +134,7 @@ def _values(
             yield key, replace(value, data=sum(n in ahead for n in kept))
         elif value.item is not None and key.startswith((own, _ELSEWHERE)):
             per = list(range(blocks)) if len(value.data) == blocks else trunk
-            by_block = len(value.data) == len(per) and short not in _NO_BLOCKS
+            by_block = len(value.data) == len(per) and short not in models.NOT_BY_BLOCK
             items = [x for n, x in zip(per, value.data, strict=False) if n in kept]
             yield key, array(value.item, items) if by_block else value
         else:

@@ -44,13 +44,13 @@ MAY_IMPORT = {
     "tracing": NOUNS | {"models"},
     "calibrating": NOUNS | {"imatrix", "sources", "tracing", "writing"},
     "overriding": NOUNS | {"mending"},
-    "pruning": NOUNS | {"placing", "rules"},
+    "pruning": NOUNS | {"models", "placing", "rules"},
     "wishes": NOUNS | {"dialects", "outline", "rules", "sources"},
     "scanning": NOUNS | {"sources", "writing"},
     "fingerprints": {"sources"},
     "splitting": NOUNS | {"sources", "writing"},
     "sumfile": {"errors", "profiling", "writing"},
-    "options": {"rules", "sources"},
+    "options": {"models", "rules", "sources"},
     "verifying": NOUNS | {"report", "rules", "sources", "writing"},
     "preparing": NOUNS
     | {"imatrix", "options", "overriding", "placing", "profiling", "pruning", "rules"}

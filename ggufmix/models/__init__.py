@@ -38,14 +38,16 @@ from . import (
 from .claims import Claims
 from .config import Config, architecture
 from .fused_experts import fuse_gate_up
-from .model import Model, Parameters
-from .mtp import draft_head, mtp_layers, without_mtp
+from .model import Component, Model, Parameters
+from .mtp import NOT_BY_BLOCK, draft_head, mtp_layers, without_mtp
 from .outer_scales import with_outer_scales
 from .vision import VISION_CLASSES, place_vision, wrapper
 
 __all__ = [
     "CLASSES",
+    "NOT_BY_BLOCK",
     "VISION_CLASSES",
+    "Component",
     "Model",
     "Parameters",
     "draft_head",

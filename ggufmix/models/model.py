@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import gguf
 
 from ..container import Value
 from ..tensor import Placed
+
+Component = Literal["model", "mmproj", "mtp"]
+"""What of a checkpoint makes a file: the language model, its vision projector, its draft head."""
 
 
 class Parameters(NamedTuple):

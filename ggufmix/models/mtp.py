@@ -21,6 +21,9 @@ SHARED = ("TOKEN_EMBD", "OUTPUT_NORM", "OUTPUT")
 writes them into both files (conversion/*.py, where `mtp_only` is asked for, 2026-08-04).
 """
 
+NOT_BY_BLOCK = ("rope.dimension_sections", "classifier.output_labels")
+"""Arrays of an architecture that have no entry for each block, however long they are."""
+
 
 def mtp_blocks(
     claims: Claims, stored: int, stated: int | None, prefixes: tuple[str, ...], *, keep: bool
@@ -97,18 +100,14 @@ def without_mtp(arch: str, values: Mapping[str, Value], n_mtp: int) -> dict[str,
     """The keys of a file whose last `n_mtp` blocks are left out: so many less are counted, and
     arrays with an entry for each block lose theirs.
     """
-    count, nextn, sections = (
-        key.format(arch=arch)
-        for key in (
-            Keys.LLM.BLOCK_COUNT,
-            Keys.LLM.NEXTN_PREDICT_LAYERS,
-            Keys.Rope.DIMENSION_SECTIONS,  # always four, and not of blocks
-        )
+    count, nextn = (
+        key.format(arch=arch) for key in (Keys.LLM.BLOCK_COUNT, Keys.LLM.NEXTN_PREDICT_LAYERS)
     )
+    others = tuple(f"{arch}.{key}" for key in NOT_BY_BLOCK)
     blocks = values[count].data if count in values else 0
     made = {}
     for key, value in values.items():
-        by_block = value.item is not None and key.startswith(f"{arch}.") and key != sections
+        by_block = value.item is not None and key.startswith(f"{arch}.") and key not in others
         if key == count:
             made[key] = replace(value, data=blocks - n_mtp)
         elif by_block and len(value.data) == blocks:

@@ -161,6 +161,17 @@ def test_lists_of_the_trunk_follow() -> None:
     assert made["some.nextn_predict_layers"].data == 1
 
 
+def test_of_two_draft_blocks_both_are_counted() -> None:
+    """Only the first of them need have tensors of its own kind; the second is no layer for that."""
+    values = {"block_count": u32(5), "nextn_predict_layers": u32(2)}
+    whole = placement("some", 5, values)
+    ahead = Placed("blk.3.nextn.enorm.weight", "NEXTN_ENORM", 3, whole.tensors[0].tensor)
+    whole = replace(whole, tensors=[*whole.tensors, ahead])
+    assert pruning.prune(whole, "0").model.values["some.nextn_predict_layers"].data == 2
+    with pytest.raises(UsageError, match="leaves no block"):
+        pruning.prune(whole, "0-2")
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [("0-3", None), ("1", [1, 1, 0, 1, 1, 1, 0]), ("7", None), ("4-7", None)],

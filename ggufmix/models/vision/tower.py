@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from gguf import MODEL_TENSOR, TENSOR_NAMES, GGUFValueType, Keys
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, MODEL_TENSOR, TENSOR_NAMES, GGUFValueType, Keys
 
 from ...container import Value, array, boolean, text, u32
 from ...errors import ModelError
@@ -23,7 +23,7 @@ from ..claims import TowerClaims
 from ..config import LARGEST, Config, check_channels
 from ..model import Model
 
-ARCH = "clip"
+ARCH = MODEL_ARCH_NAMES[MODEL_ARCH.MMPROJ]
 PATCH = MODEL_TENSOR.V_ENC_EMBD_PATCH
 _BLOCKS = "v.blk."
 MERGED = 2
