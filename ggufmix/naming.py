@@ -76,7 +76,7 @@ def _called(src: str, n_weights: int, size: str | None) -> dict[str, str | None]
     if size_label is None and _SIZE.search(stem):  # a size that gguf does not believe
         basename = finetune = version = size = None
     told = [name, basename, finetune, version, size_label or size]
-    return dict(zip(_KEYS, told, strict=True))
+    return {key: _worth(word) for key, word in zip(_KEYS, told, strict=True)}
 
 
 def template(out: str | os.PathLike[str]) -> str:
@@ -127,7 +127,12 @@ def filled(template: str, words: Mapping[str, str]) -> Path:
 
 def _said(values: Mapping[str, Value], key: str) -> str | None:
     value = values.get(key)
-    return str(value.data) if value is not None else None
+    return _worth(str(value.data)) if value is not None else None
+
+
+def _worth(word: str | None) -> str | None:
+    """A word of which something is left in a name, else None."""
+    return word if word is not None and _plain(word) else None
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: MIT
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,19 @@ def test_a_model_without_a_name(
     assert naming.fields(plan, "F16", "x/Qwen3.5-9B", "mmproj")["name"] == "mmproj-Qwen3.5-9B"
     assert naming.fields(plan, "F16", "x/Odd", "mmproj")["name"] == "mmproj-Odd"
     assert naming.fields(plan, "Q8_0", src, "mtp")["name"] == f"mtp-{name}"
+
+
+def test_a_name_of_which_nothing_is_left(example: Path) -> None:
+    """What has no plain letter is no name: the folder's counts, and where that is none either,
+    what llama.cpp's converter takes. No file begins with a dash.
+    """
+    plan = ggufmix.plan(example, options=Options(model_name="\u65e5\u672c\u8a9e"))
+    assert naming.fields(plan, "Q8_0", "x/Tiny")["name"] == "Tiny-4x2.9M"
+    values = {k: v for k, v in plan.values.items() if k != "general.size_label"}
+    plan = replace(plan, values=values)
+    assert naming.fields(plan, "Q8_0", "x/Tiny")["name"] == "Tiny"
+    assert naming.fields(plan, "Q8_0", "x/\u65e5\u672c\u8a9e")["name"] == "ggml-model"
+    assert naming.fields(plan, "Q8_0", "x/---")["name"] == "ggml-model"
 
 
 @pytest.mark.parametrize(
