@@ -174,7 +174,7 @@ def _chunks(entries: Mapping[str, Entry], chunk_size: int) -> int:
 
 
 def _short(line: str) -> Value:
-    return text(line.encode()[:_MAX_TEXT].decode(errors="ignore"))
+    return text(line.encode(errors="replace")[:_MAX_TEXT].decode(errors="ignore"))
 
 
 def read(paths: Sequence[str | os.PathLike[str]]) -> Imatrix:

@@ -48,8 +48,12 @@ def parse(text: str) -> tuple[str, Value]:
         raise UsageError(
             f"expected KEY=TYPE:VALUE, got {text!r}", hint=f"types are {', '.join(TYPES)}"
         )
-    if not 0 < len(key.encode()) <= _LONGEST_KEY:
-        raise UsageError(f"{text!r}: expected a key of 1 to {_LONGEST_KEY} bytes")
+    try:
+        fits = 0 < len(key.encode()) <= _LONGEST_KEY
+    except UnicodeEncodeError:
+        fits = False
+    if not fits:
+        raise UsageError(f"{text!r}: expected a key of 1 to {_LONGEST_KEY} bytes of UTF-8")
     listed = name.endswith("[]")
     kind = TYPES.get(name.removesuffix("[]"))
     if kind is None:

@@ -56,13 +56,15 @@ def gather(
     quantized_by  who did it
     coverage      `Plan.imatrix` of the runs that wrote files, by file name
     Raises UsageError where two files have one name or no such repository can be; SourceError for a
-    damaged file, and for measurements of other data or types than the file has now.
+    damaged file, and for measurements of other data or types than the file has now; WriteError for
+    a name that no page can hold.
     """
     if made_from is not None and repository(made_from) is None:
         raise UsageError(f"expected OWNER/NAME as the hub has it, got {clean(made_from, 80)!r}")
     home = repository(made_from) if made_from is not None else None
     found: list[File] = []
     for path in paths:
+        places.check_name(path)
         file = facts.of_file(path, made_from=home, coverage=(coverage or {}).get(path.name))
         if any(file.names & other.names for other in found):
             raise UsageError(f"{path}: two files of that name, or the same one twice")

@@ -15,8 +15,19 @@ from pathlib import Path
 from ..errors import WriteError
 
 
+def check_name(path: Path) -> None:
+    """Raise WriteError for the name of a file that no text can hold: journals and pages say it."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise WriteError(
+            f"{path}: expected the name of a file in UTF-8", hint="give it another name"
+        ) from error
+
+
 def check_place(path: Path, *, overwrite: bool) -> None:
     """Raise WriteError where `write` would refuse to put a file at `path`."""
+    check_name(path)
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:

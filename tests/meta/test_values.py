@@ -73,6 +73,7 @@ def test_values(typed: str, wanted: Value) -> None:
         ("k", "KEY=TYPE:VALUE"),
         ("k=5", "KEY=TYPE:VALUE"),
         ("=int8:5", "a key of 1 to"),
+        ("\udcff=int8:5", "a key of 1 to 65535 bytes of UTF-8"),
         ("k=u8:5", "a type of GGUF, got 'u8'"),
         ("k=bool:1", "true or false"),
         ("k=bool:[1]", "true or false, got 1"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
 import ggufmix
+from ggufmix import publishing
 from ggufmix.cli import app
 from ggufmix.errors import UsageError, WriteError
 from ggufmix.pipeline import Options, Result
@@ -236,6 +238,23 @@ def test_dots_and_nothing(example: Path, tmp_path: Path, monkeypatch: pytest.Mon
     for out, said in ((".", f"{result.paths[0]} exists"), ("", "expected the path of an output")):
         with pytest.raises((UsageError, WriteError), match=re.escape(said)):
             run("convert", example, "-o", out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_names_of_another_encoding(example: Path, imatrix: Path, tmp_path: Path) -> None:
+    """No journal and no page can hold a name of bytes that are no text: an output of it is refused
+    before anything is written, an imatrix of it is read.
+    """
+    bad = tmp_path / os.fsdecode(b"\xff.gguf")
+    with pytest.raises(WriteError, match="expected the name of a file in UTF-8"):
+        ggufmix.convert_each(example, bad, ["q8_0"])
+    imatrix.rename(bad)
+    options = Options(imatrix=(bad,))
+    ggufmix.convert_each(example, tmp_path / "x.gguf", ["q4_0"], options=options)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "x.gguf", bad]
+    (tmp_path / "x.gguf").rename(bad)
+    with pytest.raises(WriteError, match="expected the name of a file in UTF-8"):
+        publishing.gather([bad])
 
 
 def test_a_report_goes_by_names(example: Path, tmp_path: Path) -> None:
