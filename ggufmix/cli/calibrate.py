@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from .options import Overwrite
 from .said import note, warn
 
 
@@ -72,9 +73,7 @@ def calibrate(
     process_output: Annotated[
         bool, typer.Option("--process-output", help="Measure the output matrix too.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Run a checkpoint over text and measure what its weights see, for convert and fp8."""
     from .. import calibrating, progress

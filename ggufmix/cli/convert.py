@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Source, Threads, takes_choices
+from .options import Overwrite, Resume, Source, Threads, takes_choices
 from .plan import show
 from .report import publish
 from .said import note, resumable, say, shown
@@ -37,9 +37,7 @@ def convert(
     ],
     *,
     threads: Threads = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: Overwrite = False,
     skip_existing: Annotated[
         bool,
         typer.Option("--skip-existing", help="Leave outputs alone that are there already."),
@@ -47,10 +45,7 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, as `plan` does; write nothing.")
     ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue what a stopped run has left, if there is any."),
-    ] = False,
+    resume: Resume = False,
     verify: Annotated[
         bool,
         typer.Option(

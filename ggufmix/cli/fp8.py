@@ -5,12 +5,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from ..errors import UsageError
-from .options import Json, Threads
+from .options import Json, Threads, one_of
 from .said import note, resumable, warn
 
 if TYPE_CHECKING:
@@ -166,8 +166,8 @@ def fp8(
         keep=tuple(keep or ()),
         quantize=tuple(quantize or ()),
         search=Search(**{k: v for k, v in given.items() if v is not None}),  # type: ignore[arg-type]
-        scale_dtype=_one_of("--scale-dtype", scale_dtype, ("bf16", "f32")),
-        pow2=_one_of("--scale", scale, ("any", "pow2")) == "pow2",
+        scale_dtype=one_of("--scale-dtype", scale_dtype, get_args(converting.ScaleDtype)),
+        pow2=one_of("--scale", scale, ("any", "pow2")) == "pow2",
         statistics=activation_stats,
         device=device,
         max_shard_size=None if max_shard_size is None else saving.bytes_of(max_shard_size),
@@ -231,7 +231,7 @@ def dequantize(
     from .. import progress, report
     from ..fp8 import dequantizing, saving
 
-    kind = _one_of("--dtype", dtype, ("bf16", "f32"))
+    kind = one_of("--dtype", dtype, get_args(dequantizing.Dtype))
     with resumable(out, lambda: saving.stopped(out)), progress.shown() as bar:
         how = saving.How(threads, overwrite, resume, bar.step, _announce_plain)
         size = None if max_shard_size is None else saving.bytes_of(max_shard_size)
@@ -248,12 +248,6 @@ def _source(src: str | None, input_dir: str | None) -> str:
         got = "neither" if src is None else "both"
         raise UsageError(f"expected SRC, or --input-dir, got {got}")
     return src or input_dir or ""
-
-
-def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
-    if given.lower() not in known:
-        raise UsageError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
-    return given.lower()
 
 
 def _announce(planned: "Planned", becomes: str = "become FP8") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Json
+from .options import Json, Overwrite
 from .said import note
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def imatrix(
         Path | None,
         typer.Option("--merge", metavar="OUT.gguf", help="Write it, merged, as a GGUF imatrix."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what an importance matrix covers: entries, tokens, experts, what looks wrong."""
     from .. import imatrix as importance

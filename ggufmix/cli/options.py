@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -28,6 +28,11 @@ Threads = Annotated[
     typer.Option("--threads", "-t", min=1, max=4096, help="Threads; all cores by default."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue what a stopped run has left, if there is any."),
+]
 
 DEFAULT = "q8_0"
 OF_MMPROJ = "auto"
@@ -216,7 +221,9 @@ def _choices(
         ),
     ] = False,
 ) -> "Options":
-    from ..pipeline import Options
+    from ..options import OnOutlier, Options
+    from ..rules import FallbackName, Gates, Mirror
+    from ..sources import OnInexact
 
     if mmproj and mtp:
         raise UsageError("--mmproj, --mtp: expected one of them, got both")
@@ -224,11 +231,11 @@ def _choices(
         mirror = "llama.cpp"
     return Options(
         recipe=recipe[0] if recipe else default(mmproj=mmproj),
-        gates=_one_of("--gates", gates, ("bf16", "f32", "recipe")),
-        mirror=None if mirror is None else _one_of("--mirror", mirror, ("llama.cpp", "ik")),
+        gates=one_of("--gates", gates, get_args(Gates)),
+        mirror=None if mirror is None else one_of("--mirror", mirror, get_args(Mirror)),
         fallback=None
         if fallback is None
-        else _one_of("--fallback", fallback, ("quality", "llama.cpp", "ik", "error")),
+        else one_of("--fallback", fallback, get_args(FallbackName)),
         edges=tuple(edges or ()),
         target=target,
         set_roles=(
@@ -249,8 +256,8 @@ def _choices(
         override_kv=tuple(override_kv or ()),
         prune_layers=prune_layers,
         scan=scan,
-        on_outlier=_one_of("--on-outlier", on_outlier, ("error", "bf16")),
-        on_inexact=_one_of("--on-inexact", on_inexact, ("error", "nearest", "f32")),
+        on_outlier=one_of("--on-outlier", on_outlier, get_args(OnOutlier)),
+        on_inexact=one_of("--on-inexact", on_inexact, get_args(OnInexact)),
         imatrix=tuple(imatrix or ()),
         include_weights=tuple(include_weights or ()),
         exclude_weights=tuple(exclude_weights or ()),
@@ -304,7 +311,7 @@ def _outtype(asked: str, recipes: list[str] | None, mirror: str | None) -> str:
             "--outtype: is a --recipe with --mirror llama.cpp, leave those out",
             hint="--recipe alone protects what is fragile",
         )
-    name: str = _one_of("--outtype", asked, OUTTYPES)
+    name: str = one_of("--outtype", asked, OUTTYPES)
     if name.startswith("tq"):
         raise UsageError(f"--outtype {name}: there is no encoder of ternary types here yet")
     return name
@@ -317,7 +324,8 @@ def _pure(recipes: list[str]) -> list[str]:
     return [name if name.lower().startswith("pure:") else f"pure:{name}" for name in recipes]
 
 
-def _one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
+def one_of(option: str, given: str, known: tuple[str, ...]) -> Any:
+    """What is given, in small letters. Raises UsageError for anything but the known."""
     if given.lower() not in known:
         raise UsageError(f"{option}: expected one of {', '.join(known)}, got {given!r}")
     return given.lower()

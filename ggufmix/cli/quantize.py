@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 from . import plan
 from .convert import tell
-from .options import roles_of
+from .options import Overwrite, Resume, roles_of
 from .said import note, resumable, say
 
 _REST = "[OUT.gguf] TYPE [N]"
@@ -84,13 +84,8 @@ def quantize(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show types and sizes; write nothing.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue what a stopped run has left, if there is any."),
-    ] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
 ) -> None:
     """Quantize a GGUF file as llama-quantize does: its arguments, its mixtures, its bytes. Nothing
     is protected beyond what that tool protects; `convert` is the command that does.
