@@ -50,7 +50,7 @@ def gather(
     coverage: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[list[File], list[str]]:
     """What there is to say of GGUF files, each a path of any part, and sentences on measurements
-    of other files, which are left out.
+    of other files, which are left out, and on files that are not of one model.
 
     made_from     the hub's name of the checkpoint that was quantized, "owner/name"
     quantized_by  who did it
@@ -84,7 +84,23 @@ def gather(
             measurements.check_types(test, {t.name: t.type for t in file.outline.tensors})
         joined.append(facts.with_measurements(file, own, tests[-1] if tests else None))
     others += [v.file for v in verified if not any(v.name in those for those in names)]
-    return joined, [f"{clean(o)}: measured, but none of these files; left out" for o in others]
+    notes = [f"{clean(o)}: measured, but none of these files; left out" for o in others]
+    return joined, notes + _strangers(joined)
+
+
+def _strangers(files: Sequence[File]) -> list[str]:
+    """A sentence on a file of another model than the first, if there is one."""
+
+    def called(file: File) -> str:
+        width = clean(file.outline.keys.get("embedding_length", "unknown"), 20)
+        return f"{clean(file.outline.architecture, 60)} of width {width}"
+
+    those = [f for f in files if f.kind == "model"]
+    other = next((f for f in those if called(f) != called(those[0])), None)
+    if other is None:
+        return []
+    both = f"{those[0].title} is {called(those[0])}, {other.title} {called(other)}"
+    return [f"{both}: page and card are meant for files of one model"]
 
 
 def check_place(folder: Path, *, overwrite: bool) -> None:

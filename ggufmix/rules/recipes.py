@@ -52,10 +52,11 @@ def recipe(name: str) -> Recipe:
         if made.name.lower() == name.lower():
             return checked(_joined(made, where), where)
     known = [made.name for made in shipped().recipes.values()]
+    medium = f"{name.lower()}_m"  # llama-quantize has Q4_K for Q4_K_M
     raise UsageError(
         f"unknown recipe {name!r}: expected one of {', '.join(known)}; pure:TYPE; auto; or a "
         ".toml file",
-        hint=nearest(name.lower(), known),
+        hint=nearest(medium if medium in known else name.lower(), known),
     )
 
 

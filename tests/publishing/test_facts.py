@@ -248,6 +248,18 @@ def test_parents_and_repository(files: Path, tmp_path: Path) -> None:
     assert (found.model.made_from, found.model.quantized_by) == ("me/mine", "me")
 
 
+def test_files_of_several_models_are_told(files: Path, tmp_path: Path) -> None:
+    """A card is for one model: whoever names a file too many hears of it, and of nothing else."""
+    other = tmp_path / "other.gguf"
+    values = {"general.architecture": text("llama"), "llama.embedding_length": u32(32)}
+    info = TensorInfo("output.weight", (32, 4), GGMLQuantizationType.F32, 0)
+    other.write_bytes(header(values, [info]) + bytes(512))
+    named = [files / "m-Q8_0.gguf", files / "m-Q4_K_M.gguf"]
+    assert publishing.gather(named)[1] == []
+    (told,) = publishing.gather([*named, other])[1]
+    assert told.startswith("m-Q8_0.gguf is qwen35moe of width 256, other.gguf llama of width 32: ")
+
+
 def test_types_of_ik_llama_cpp_are_reported(tmp_path: Path) -> None:
     """A file that only ik_llama.cpp reads has a report too."""
     kind = 137  # iq2_k: 76 bytes for 256 weights

@@ -167,6 +167,14 @@ def test_vulkan_names_what_is_slow_and_offers_f32() -> None:
     assert caught.value.hint == "did you mean 'vulkan'?"
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("Q4_K", "q4_k_m"), ("q8_O", "q8_0")])
+def test_a_recipe_that_is_nearly_one(typed: str, meant: str) -> None:
+    """Q4_K is what llama-quantize calls Q4_K_M too; hq4_k is another recipe."""
+    with pytest.raises(UsageError, match=f"unknown recipe '{typed}'") as caught:
+        rules.recipe(typed)
+    assert caught.value.hint == f"did you mean '{meant}'?"
+
+
 def test_types_are_known_that_cannot_be_written() -> None:
     """Every type of gguf and of ik_llama.cpp has a name and a size; convert asks `encodes`."""
     foreign = rules.type_named("q6_0")
