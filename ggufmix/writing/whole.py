@@ -93,13 +93,11 @@ class _Writing(Generic[F]):
 
     def written(self, *, overwrite: bool) -> Written[F]:
         state = self._left()
-        for path in self.paths:
-            renamed = state is not None and state.whole and not places.unfinished(path).exists()
-            places.check_place(path, overwrite=overwrite or renamed)
+        self.state = state
+        self._check_places(overwrite=overwrite)
         try:
             places.check_room(self._sizes())
-            self.state = state
-            self._lock()
+            self._lock(overwrite=overwrite)
         except OSError as error:
             raise self._refused(error) from error
         try:
@@ -140,7 +138,13 @@ class _Writing(Generic[F]):
         sizes[self.first] += LINE_BYTES * len(self.jobs) if self.resumable else 0
         return sizes
 
-    def _lock(self) -> None:
+    def _check_places(self, *, overwrite: bool) -> None:
+        named = self.state is not None and self.state.whole
+        for path in self.paths:
+            renamed = named and not places.unfinished(path).exists()
+            places.check_place(path, overwrite=overwrite or renamed)
+
+    def _lock(self, *, overwrite: bool) -> None:
         """Take the outputs for this run, all or none; then what another one has left of them is
         gone, unless it is continued.
         """
@@ -149,6 +153,7 @@ class _Writing(Generic[F]):
                 self.files[number] = self._begun(number, fresh=False)
             if self.state != self._left():
                 raise WriteError(f"{self.first}: another run is writing it")
+            self._check_places(overwrite=overwrite)  # what another run has given its name just now
             for number in self.leads if self.state is None else ():
                 os.ftruncate(self.files[number], 0)
                 keeping.forget(self.paths[number])
@@ -309,6 +314,8 @@ class _Writing(Generic[F]):
             free = shutil.disk_usage(path.parent).free
             missing = places.missing(sizes)
             hint = f"the disk is full: {missing} more bytes are needed, {free} are free"
+        elif error.errno == errno.EMFILE:
+            hint = "ulimit -n says how many, and raises it"
         return WriteError(f"{path}: {error.strerror}", hint=hint)
 
 

@@ -5,6 +5,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -260,6 +261,23 @@ def test_a_part_that_was_taken_away_is_not_written_anew(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"x1\.part: No such file"):
         writing.write(parts, jobs_of(*mades), threads=1, progress=meanwhile)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_just_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another run has given its name between our first look and our lock is not replaced."""
+    made, path = plan({"a": noise(30, 256)}), tmp_path / "x.gguf"
+    begin = places.begin
+
+    def late(*args: Any, **more: Any) -> int:
+        monkeypatch.undo()
+        path.write_bytes(b"precious")
+        return begin(*args, **more)
+
+    monkeypatch.setattr(places, "begin", late)
+    with pytest.raises(WriteError, match="exists"):
+        write(made, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.gguf"]
+    assert path.read_bytes() == b"precious"
 
 
 def test_outputs_are_locked_all_or_none(tmp_path: Path) -> None:
