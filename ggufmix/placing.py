@@ -89,7 +89,8 @@ def opened(
                 prediction alone
     mtp         keep blocks of multi-token prediction
     fuse        gate and up of stacked experts become one tensor
-    pre         tokenizer.ggml.pre, model_name  general.name
+    pre         tokenizer.ggml.pre
+    model_name  general.name
     metadata    a file of general.* keys
     on_inexact  what becomes of packed weights whose scale float16 does not hold
     Raises the errors of ggufmix.errors.
@@ -122,44 +123,14 @@ def opened(
             yield of_it.made(whole if mtp else _without_mtp(src, whole))
         return
     with sources.open_checkpoint(src) as checkpoint:
-        found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
-        if component == "mmproj":
-            images = _of_images(checkpoint)
-            model = models.place_vision(checkpoint.config, found.tensors, images)
-            words = tokenizer.Tokenizer({}, [])
-        else:
-            model = of_it.model(models.place(checkpoint.config, found.tensors, mtp=mtp))
-            words = tokenizer.load(
-                checkpoint.directory,
-                checkpoint.config,
-                rows=model.vocab_rows,
-                arch=model.arch,
-                pre=pre,
-            )
-        # of a remote source it is a temporary directory, which says nothing to anybody
-        remote = any(file.path is None for file in checkpoint.files)
-        told = checkpoint.where if remote else str(checkpoint.directory)
-        warnings = list(words.warnings)
-        values: dict[str, Value] = {"general.architecture": text(model.arch)}
-        values |= general.general(
-            checkpoint.directory,
-            parameters=model.parameters,
+        yield _of_checkpoint(
+            checkpoint,
+            of_it,
+            mtp=mtp,
+            pre=pre,
             model_name=model_name,
-            kind=GGUFType.MMPROJ if component == "mmproj" else GGUFType.MODEL,
             stated=stated,
-            warnings=warnings,
-        )
-        values |= model.values
-        yield Placement(
-            model.arch,
-            model.tensors,
-            values,
-            words.values,
-            (*model.notes, *found.notes),
-            tuple(w.replace(str(checkpoint.directory), told) for w in warnings),
-            checkpoint.files,
-            packed=found.packed,
-            abandon=checkpoint.abandon,
+            on_inexact=on_inexact,
         )
 
 
@@ -209,6 +180,57 @@ class _Choice:
         if self.fuse:
             made = models.fuse_gate_up(arch, made)
         return made, told
+
+
+def _of_checkpoint(
+    checkpoint: sources.Checkpoint,
+    of_it: _Choice,
+    *,
+    mtp: bool,
+    pre: str | None,
+    model_name: str | None,
+    stated: Mapping[str, Any],
+    on_inexact: sources.OnInexact,
+) -> Placement:
+    found = sources.presented(checkpoint.tensors, checkpoint.config, on_inexact)
+    if of_it.component == "mmproj":
+        images = _of_images(checkpoint)
+        model = models.place_vision(checkpoint.config, found.tensors, images)
+        words = tokenizer.Tokenizer({}, [])
+    else:
+        model = of_it.model(models.place(checkpoint.config, found.tensors, mtp=mtp))
+        words = tokenizer.load(
+            checkpoint.directory,
+            checkpoint.config,
+            rows=model.vocab_rows,
+            arch=model.arch,
+            pre=pre,
+        )
+    # of a remote source it is a temporary directory, which says nothing to anybody
+    remote = any(file.path is None for file in checkpoint.files)
+    told = checkpoint.where if remote else str(checkpoint.directory)
+    warnings = list(words.warnings)
+    values: dict[str, Value] = {"general.architecture": text(model.arch)}
+    values |= general.general(
+        checkpoint.directory,
+        parameters=model.parameters,
+        model_name=model_name,
+        kind=GGUFType.MMPROJ if of_it.component == "mmproj" else GGUFType.MODEL,
+        stated=stated,
+        warnings=warnings,
+    )
+    values |= model.values
+    return Placement(
+        model.arch,
+        model.tensors,
+        values,
+        words.values,
+        (*model.notes, *found.notes),
+        tuple(w.replace(str(checkpoint.directory), told) for w in warnings),
+        checkpoint.files,
+        packed=found.packed,
+        abandon=checkpoint.abandon,
+    )
 
 
 def _of_images(checkpoint: sources.Checkpoint) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from .. import checksums, rules
 from ..errors import GgufmixError, SourceError
 from ..sources import read_gguf
 from ..sources.gguf_file import first_part
+from ..verifying import Grade
 
 T = TypeVar("T")
 _MOST_BYTES = 1 << 28
@@ -61,7 +62,7 @@ class Tested(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     type: str
-    verdict: Literal["GOOD", "WARN", "FAIL"]
+    verdict: Grade
     why: str = ""
     rrmse: float | None = None
 
@@ -78,7 +79,7 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """`verify --json`, or what `convert --verify` has measured while it wrote."""
 
-    verdict: Literal["GOOD", "WARN", "FAIL"]
+    verdict: Grade
     tensors: tuple[Tested, ...]
     types: dict[str, Errors]
     file: str = ""

@@ -74,10 +74,11 @@ def columns(files: Sequence[File]) -> list[tuple[str, int]]:
         return []
     ctx = min(set(contexts), key=lambda c: (-contexts.count(c), c))
     rows = [row for f in files for row in f.scores if row.ctx == ctx]
-    heads = ["perplexity"] if any(r.ppl is not None for r in rows) else []
-    heads += ["KL divergence"] if any(r.kld is not None for r in rows) else []
-    heads += ["same top token"] if any(r.same_top is not None for r in rows) else []
-    return [(head, ctx) for head in heads]
+    return [
+        (head, ctx)
+        for head, (name, *_) in _FIGURES.items()
+        if any(getattr(row, name) is not None for row in rows)
+    ]
 
 
 def figures_of(heads: Sequence[tuple[str, int]]) -> str:
@@ -95,11 +96,16 @@ def figures(file: File, heads: Sequence[tuple[str, int]]) -> list[str]:
 
 
 def _figure(row: Scored, head: str) -> str:
-    if head == "perplexity":
-        return around(row, "ppl", 4)
-    if head == "KL divergence":
-        return around(row, "kld", 6)
-    return around(row, "same_top", 2, 100, " %")
+    name, digits, unit, end = _FIGURES[head]
+    return around(row, name, digits, unit, end)
+
+
+_FIGURES = {
+    "perplexity": ("ppl", 4, 1, ""),
+    "KL divergence": ("kld", 6, 1, ""),
+    "same top token": ("same_top", 2, 100, " %"),
+}
+"""By heading, of what a table of files has: field of Scored, digits, unit, end."""
 
 
 def scores(file: File) -> list[list[str]]:
@@ -111,7 +117,7 @@ def scores(file: File) -> list[list[str]]:
             _figure(row, "perplexity"),
             _figure(row, "KL divergence"),
             around(row, "kld_999", 6),
-            _figure(row, "same top"),
+            _figure(row, "same top token"),
             around(row, "p_change_rms", 3, 100, " %"),
         ]
         for row in file.scores
