@@ -35,14 +35,14 @@ Resume = Annotated[
 ]
 
 DEFAULT = "q8_0"
-OF_MMPROJ = "auto"
+AUTO = "auto"
 OUTTYPES = "f32", "f16", "bf16", "q8_0", "tq1_0", "tq2_0", "auto"
 _SEVERAL = "convert writes a file for each of several; `plan --versus` compares two"
 
 
 def default(*, mmproj: bool) -> str:
     """The recipe where none is named."""
-    return OF_MMPROJ if mmproj else DEFAULT
+    return AUTO if mmproj else DEFAULT
 
 
 def _choices(
@@ -321,7 +321,8 @@ def _pure(recipes: list[str]) -> list[str]:
     """The same without their mixtures. Raises UsageError."""
     if files := [name for name in recipes if name.lower().endswith(".toml")]:
         raise UsageError(f"--pure: is for built-in recipes, {files[0]} says itself what it mixes")
-    return [name if name.lower().startswith("pure:") else f"pure:{name}" for name in recipes]
+    done = ("pure:", AUTO)  # nothing is mixed in these
+    return [name if name.lower().startswith(done) else f"pure:{name}" for name in recipes]
 
 
 def one_of(option: str, given: str, known: tuple[str, ...]) -> Any:

@@ -150,6 +150,8 @@ def _positions(src: str, rest: list[str]) -> tuple[Path, str, int | None]:
             "missing",
             hint=_types(),
         )
+    elif not rest[0]:
+        raise UsageError(f"expected {_FORM}, got nothing for OUT.gguf")
     else:
         out, kind, more = Path(rest[0]), file_type(rest[1]), rest[2:]
     if kind is None:

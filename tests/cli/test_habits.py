@@ -60,6 +60,7 @@ def types(run: Run, command: str) -> dict[str, str]:
         ("--pure -r q4_k_m", "-r pure:q4_k"),
         ("--pure -r q6_k --mirror llama.cpp", "-r pure:q6_k --mirror llama.cpp"),
         ("--pure -r mxfp4_moe", "-r pure:mxfp4"),
+        ("--pure --outtype auto", "-r bf16 --mirror llama.cpp"),
         ("--set head=q5_0", "--set output=Q5_0"),
         ("--set embeddings=q5_0", "--set token_embd=Q5_0"),
         ("--tensor-type ssm_out=source", "--set ssm_out=BF16"),

@@ -120,6 +120,7 @@ def test_it_lies_beside_the_input(quantize: Quantize, tmp_path: Path) -> None:
         ("bf16.gguf out.gguf Q8_0 many", "'many' for N, the number of threads"),
         ("bf16.gguf out.gguf Q8_0 2 3", "got 3 behind it"),
         ("bf16.gguf 8-bit", "8-bit: no type"),
+        ("bf16.gguf '' Q8_0", "got nothing for OUT.gguf"),
         ("model Q8_0", "model: expected a .gguf file"),
         ("nowhere.gguf Q8_0", "nowhere.gguf"),
         ("bf16.gguf bf16.gguf Q8_0 --overwrite", "expected another file than the source"),
