@@ -60,6 +60,9 @@ class One(Store):
     def names(self) -> list[str]:
         return ["x"]
 
+    def everything(self) -> list[str]:
+        return ["x"]
+
     def open(self, name: str) -> RemoteFile | None:
         return self.file if name == "x" else None
 

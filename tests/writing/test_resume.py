@@ -448,5 +448,5 @@ def test_killed_at_random_moments(example: Path, tmp_path: Path) -> None:
     """
     found = killed("random", tmp_path, example, 50)
     assert not found["wrong"]
-    assert found["kills"] == 50
+    assert found["kills"] >= 50
     assert sum(n > 0 for n in found["resumed"]) > 15
