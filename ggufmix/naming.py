@@ -57,7 +57,7 @@ def fields(plan: Plan, tag: str, src: str = "", component: str = "model") -> dic
     return {
         "name": ("" if component == "model" else f"{component}-") + _plain(name),
         "size": _plain(said["size_label"] or ""),
-        "tag": "".join(f"SSM_{kind}-" for kind in _gates(plan)) + tag,
+        "tag": _plain("".join(f"SSM_{kind}-" for kind in _gates(plan)) + tag),
         "recipe": _plain(plan.recipe),
         "arch": _plain(plan.architecture),
     }

@@ -12,6 +12,7 @@ import ggufmix
 from ggufmix import naming, rules
 from ggufmix.errors import UsageError
 from ggufmix.pipeline import Options
+from ggufmix.splitting import Limits
 
 HUB_TYPES = [
     "F32",
@@ -165,6 +166,24 @@ def test_a_model_without_a_name(
     assert naming.fields(plan, "F16", "x/Qwen3.5-9B", "mmproj")["name"] == "mmproj-Qwen3.5-9B"
     assert naming.fields(plan, "F16", "x/Odd", "mmproj")["name"] == "mmproj-Odd"
     assert naming.fields(plan, "Q8_0", src, "mtp")["name"] == f"mtp-{name}"
+
+
+@pytest.mark.parametrize("own", ["../../x", "/x", "a/b", "..", "", "{tag}", "-x", "a\\nb"])
+def test_recipe_files_stay_in_the_folder(example: Path, tmp_path: Path, own: str) -> None:
+    """A recipe that somebody else has written is not asked where its output goes."""
+    (tmp_path / "x.toml").write_text(
+        f'schema = 1\nname = "{own}"\nbase = "q8_0"\nwhy = "x"\nsource = "x"\n'
+    )
+    folder = tmp_path / "a" / "b" / "c"
+    for template in ("{tag}-{recipe}.gguf", ""):
+        (result,) = ggufmix.convert_each(
+            example, f"{folder}/{template}", [str(tmp_path / "x.toml")], split=Limits(tensors=60)
+        )
+        for path in result.paths:
+            kept = path.relative_to(folder)
+            assert len(kept.parts) == 2
+            assert kept.parts[0].startswith("SSM_BF16")
+            assert ".." not in path.parts
 
 
 def test_a_name_of_which_nothing_is_left(example: Path) -> None:
