@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from . import sources
 from .models import Component
@@ -111,29 +111,85 @@ class Options:
         )
 
 
+class Recorded(NamedTuple):
+    """How a file says what was asked for.
+
+    option  as on a command line
+    field   of Options
+    stands  of an option without a value: what the field is then
+    file    the value is a path, and only its name is said
+    """
+
+    option: str
+    field: str
+    stands: str | bool | None = None
+    file: bool = False
+
+
+RECORDED = (
+    Recorded("--mmproj", "component", "mmproj"),
+    Recorded("--mtp", "component", "mtp"),
+    Recorded("--gates", "gates"),
+    Recorded("--mirror", "mirror"),
+    Recorded("--fallback", "fallback"),
+    Recorded("--edges", "edges"),
+    Recorded("--set", "set_roles"),
+    Recorded("--tensor-type", "tensor_types"),
+    Recorded("--custom-q", "custom_q"),
+    Recorded("--tensor-type-file", "tensor_type_files", file=True),
+    Recorded("--thireus", "thireus", file=True),
+    Recorded("--like", "like", file=True),
+    Recorded("--on-outlier", "on_outlier"),
+    Recorded("--on-inexact", "on_inexact"),
+    Recorded("--allow-requantize", "allow_requantize", True),
+    Recorded("--no-mtp", "mtp", False),
+    Recorded("--fuse-gate-up-exps", "fuse_gate_up_exps", True),
+    Recorded("--tokenizer-pre", "tokenizer_pre"),
+    Recorded("--model-name", "model_name"),
+    Recorded("--metadata", "metadata", file=True),
+    Recorded("--override-kv", "override_kv"),
+    Recorded("--prune-layers", "prune_layers"),
+    Recorded("--include-weights", "include_weights"),
+    Recorded("--exclude-weights", "exclude_weights"),
+)
+"""Whatever changes what is written, but for the recipe and the imatrix, which have keys of their
+own, and what a listing takes, of which nothing is written. In the order in which files have it.
+"""
+
+
 def recorded(options: Options) -> list[str]:
     """What differs from the defaults, as on a command line: no paths."""
-    chosen = [f"--{options.component}"] if options.component != "model" else []
-    chosen += [f"--gates {options.gates}"] if options.gates != "bf16" else []
-    chosen += [f"--mirror {options.mirror}"] if options.mirror else []
-    chosen += [f"--fallback {options.fallback}"] if options.fallback else []
-    chosen += [f"--edges {e}" for e in options.edges]
-    chosen += [f"--set {o}" for o in options.set_roles]
-    chosen += [f"--tensor-type {o}" for o in options.tensor_types]
-    chosen += [f"--custom-q {o}" for o in options.custom_q]
-    chosen += [f"--tensor-type-file {Path(o).name}" for o in options.tensor_type_files]
-    chosen += [f"--thireus {Path(o).name}" for o in options.thireus]
-    chosen += [f"--like {Path(options.like).name}"] if options.like is not None else []
-    chosen += [f"--on-outlier {options.on_outlier}"] if options.on_outlier != "error" else []
-    chosen += [f"--on-inexact {options.on_inexact}"] if options.on_inexact != "error" else []
-    chosen += ["--allow-requantize"] if options.allow_requantize else []
-    chosen += [] if options.mtp else ["--no-mtp"]
-    chosen += ["--fuse-gate-up-exps"] if options.fuse_gate_up_exps else []
-    chosen += [f"--tokenizer-pre {options.tokenizer_pre}"] if options.tokenizer_pre else []
-    chosen += [f"--model-name {options.model_name}"] if options.model_name is not None else []
-    chosen += [f"--metadata {Path(options.metadata).name}"] if options.metadata is not None else []
-    chosen += [f"--override-kv {o}" for o in options.override_kv]
-    chosen += [f"--prune-layers {options.prune_layers}"] if options.prune_layers else []
-    chosen += [f"--include-weights {o}" for o in options.include_weights]
-    chosen += [f"--exclude-weights {o}" for o in options.exclude_weights]
-    return chosen
+    plain = Options()
+    said = []
+    for option, field, stands, file in RECORDED:
+        given = getattr(options, field)
+        if given == getattr(plain, field):
+            continue
+        if stands is not None:
+            said += [option] if given == stands else []
+            continue
+        values = given if isinstance(given, (list, tuple)) else [given]
+        said += [f"{option} {Path(value).name if file else value}" for value in values]
+    return said
+
+
+def fields_of(said: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """Fields of Options by what `recorded` says; and what of it is not enough to make them: names
+    of files, and what is not known here.
+    """
+    known = {of.option: of for of in RECORDED}
+    several = {field.name for field in fields(Options) if field.default == ()}
+    made: dict[str, Any] = {}
+    rest = []
+    for words in said:
+        option, _, given = words.partition(" ")
+        of = known.get(option)
+        if of is None or of.file:
+            rest.append(words)
+        elif of.stands is not None:
+            made[of.field] = of.stands
+        elif of.field in several:
+            made[of.field] = (*made.get(of.field, ()), given)
+        else:
+            made[of.field] = given
+    return made, rest

@@ -18,7 +18,7 @@ from . import rules, sources, writing
 from .codecs import ENCODERS
 from .container import Value
 from .errors import GgufmixError, TokenizerError, UsageError
-from .options import Options
+from .options import Options, fields_of
 from .planning import Plan, Planned
 from .preparing import prepared
 from .verifying import Report, Tested, headers, reading
@@ -29,33 +29,6 @@ from .verifying.sampling import sampled
 
 IMATRIX = "quantize.imatrix."
 """What keys of files that were made with an importance matrix begin with."""
-
-_FIELDS = {
-    "--gates": "gates",
-    "--mirror": "mirror",
-    "--fallback": "fallback",
-    "--on-outlier": "on_outlier",
-    "--on-inexact": "on_inexact",
-    "--tokenizer-pre": "tokenizer_pre",
-    "--model-name": "model_name",
-    "--prune-layers": "prune_layers",
-}
-_LISTS = {
-    "--edges": "edges",
-    "--set": "set_roles",
-    "--tensor-type": "tensor_types",
-    "--custom-q": "custom_q",
-    "--override-kv": "override_kv",
-    "--include-weights": "include_weights",
-    "--exclude-weights": "exclude_weights",
-}
-_FLAGS = {
-    "--allow-requantize": ("allow_requantize", True),
-    "--no-mtp": ("mtp", False),
-    "--mtp": ("component", "mtp"),
-    "--mmproj": ("component", "mmproj"),
-    "--fuse-gate-up-exps": ("fuse_gate_up_exps", True),
-}
 
 
 @dataclass(frozen=True)
@@ -86,25 +59,18 @@ def recalled(
         rules.recipe(recipe or named)
     except UsageError:
         return _Known(None, f"it was made with recipe {named!r}: --recipe FILE names it")
-    fields: dict[str, Any] = {"recipe": recipe or named, "imatrix": tuple(imatrix)}
     stated = values.get("ggufmix.options")
     listed = stated.data if stated is not None and isinstance(stated.data, list) else []
-    for raw in listed:
-        option = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
-        name, _, given = option.partition(" ")
-        if name in _FIELDS:
-            fields[_FIELDS[name]] = given
-        elif name in _LISTS:
-            fields[_LISTS[name]] = (*fields.get(_LISTS[name], ()), given)
-        elif name in _FLAGS:
-            fields[_FLAGS[name][0]] = _FLAGS[name][1]
-        else:
-            return _Known(None, f"it was made with {option}, of which it keeps no more")
+    fields, rest = fields_of(
+        raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw) for raw in listed
+    )
+    if rest:
+        return _Known(None, f"it was made with {rest[0]}, of which it keeps no more")
     if made_by != version("ggufmix"):
         return _Known(None, f"it was made by ggufmix {made_by}, this is {version('ggufmix')}")
     if any(key.startswith(IMATRIX) for key in values) and not imatrix:
         return _Known(None, "it was made with an importance matrix: --imatrix FILE names it")
-    return _Known(Options(**fields))
+    return _Known(Options(recipe=recipe or named, imatrix=tuple(imatrix), **fields))
 
 
 def _text(values: Mapping[str, Value], key: str) -> str | None:

@@ -17,20 +17,14 @@ import gguf
 from .. import rules
 from ..errors import GgufmixError
 from ..inspection import ranges
+from ..options import RECORDED
 from ..outline import Entry, Outline
 from .words import clean
 
-FLAGS = frozenset({"--mmproj", "--mtp", "--no-mtp", "--allow-requantize", "--fuse-gate-up-exps"})
-VALUED = frozenset(
-    {"--gates", "--mirror", "--fallback", "--edges", "--set", "--tensor-type", "--custom-q"}
-    | {"--tensor-type-file", "--thireus", "--like", "--on-outlier", "--on-inexact"}
-    | {"--tokenizer-pre", "--model-name", "--metadata", "--override-kv", "--prune-layers"}
-    | {"--include-weights", "--exclude-weights"}
-)
-"""Options that `options.recorded` writes down, without and with a value. Others are not repeated:
-a file may come from anyone, and the command is there to be pasted.
+_KNOWN = {of.option: of for of in RECORDED}
+"""Other options are not repeated: a file may come from anyone, and the command is there to be
+pasted.
 """
-NAMED_FILES = ("--tensor-type-file", "--thireus", "--like", "--metadata")
 _NAME = re.compile(r"[\w.+-]+", re.ASCII)
 
 
@@ -88,7 +82,7 @@ def of_file(
     assert words is not None
     for word in words:
         option, _, value = word.partition(" ")
-        if option in NAMED_FILES:
+        if option in _KNOWN and _KNOWN[option].file:
             needs.append(f"{option} takes a file, of which the header has the name: {clean(value)}")
     if imatrix is not None:
         needs.append(f"the importance matrix is a file of its own: {clean(imatrix)}")
@@ -104,12 +98,10 @@ def _words(options: Sequence[str]) -> list[str] | None:
         name, _, value = option.partition(" ")
         if not option.isprintable() or len(option) > 4000:
             return None
-        if name in FLAGS and not value:
-            made.append(name)
-        elif name in VALUED and value:
-            made.append(f"{name} {shlex.quote(value)}")
-        else:
+        known = _KNOWN.get(name)
+        if known is None or (known.stands is None) != bool(value):
             return None
+        made.append(f"{name} {shlex.quote(value)}" if value else name)
     return made
 
 

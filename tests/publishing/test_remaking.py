@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import ggufmix
-from ggufmix import mending, options, rules
+from ggufmix import mending, rules
 from ggufmix.cli import app
 from ggufmix.container import text, texts
-from ggufmix.publishing import facts, remaking
+from ggufmix.publishing import facts
 
 
 def run(command: str, source: Path, folder: Path) -> Path:
@@ -77,25 +76,6 @@ def test_the_recipe_of_a_foreign_file_has_its_types(
         f"--recipe {making.recipe_name}", f"--recipe {tmp_path / making.recipe_name}"
     )
     assert types_of(run(command, example, tmp_path)) == types_of(made)
-
-
-def test_every_recorded_option_is_known() -> None:
-    """An option that convert records and reports do not know would make files look foreign."""
-    every = {
-        field.name: "x"
-        if field.type == "str" or "None" in field.type
-        else ("x",)
-        if "Sequence" in field.type
-        else field.default
-        for field in dataclasses.fields(ggufmix.Options)
-    }
-    every |= {"mtp": False, "allow_requantize": True, "fuse_gate_up_exps": True}
-    every |= {"on_outlier": "bf16", "on_inexact": "f32", "gates": "f32"}
-    for component in ("model", "mmproj", "mtp"):
-        words = options.recorded(ggufmix.Options(**every | {"component": component}))
-        names = {word.split(" ")[0] for word in words}
-        assert names <= remaking.FLAGS | remaking.VALUED
-        assert len(names) >= len(remaking.FLAGS | remaking.VALUED) - 2
 
 
 @pytest.mark.parametrize(
