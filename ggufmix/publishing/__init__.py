@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,12 @@ def check_place(folder: Path, *, overwrite: bool) -> None:
 
 def publish(files: Sequence[File], folder: Path, *, overwrite: bool = False) -> list[Path]:
     """Write the report and the card into a folder, which is made where it is not there; and return
-    their paths. Both are whole, or neither is there. Raises WriteError.
+    their paths. Both are whole, or neither is there, and no folder for them. Raises WriteError.
     """
     from . import card, page
 
     check_place(folder, overwrite=overwrite)
+    fresh = not folder.exists()
     texts = {folder / PAGE: page.made(files), folder / CARD: card.made(files)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,6 +134,9 @@ def publish(files: Sequence[File], folder: Path, *, overwrite: bool = False) -> 
     except OSError as error:
         for path in texts:
             places.unfinished(path).unlink(missing_ok=True)
+        if fresh:
+            with suppress(OSError):
+                folder.rmdir()
         raise WriteError(f"{folder}: {error.strerror}") from error
     return [*texts]
 

@@ -65,7 +65,9 @@ def test_nothing_is_overwritten_unasked(files: Path, tmp_path: Path) -> None:
 def test_a_full_disk_leaves_what_was_there(
     full_at: int, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where writing fails half-way, old files are as they were, and nothing unfinished stays."""
+    """Where writing fails half-way, old files are as they were, and nothing unfinished stays, no
+    folder either.
+    """
     for name in ("README.md", "index.html"):
         (tmp_path / name).write_text("old")
     written = 0
@@ -77,8 +79,10 @@ def test_a_full_disk_leaves_what_was_there(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(places, "put", put)
-    with pytest.raises(WriteError, match="No space left"):
-        report(files / "m-Q8_0.gguf", "-o", tmp_path, "--overwrite")
+    for folder in (tmp_path, tmp_path / "new"):
+        written = 0
+        with pytest.raises(WriteError, match="No space left"):
+            report(files / "m-Q8_0.gguf", "-o", folder, "--overwrite")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
         "README.md": "old",
         "index.html": "old",
