@@ -164,13 +164,13 @@ def made(files: Sequence[File]) -> str:
                     "toml": f.making.toml,
                     "needs": f.making.needs,
                     "importance": telling.importance(f),
-                    "memory": [gib(m.q8_0) for m in f.running.memory],
+                    "memory": {m.context: gib(m.q8_0) for m in f.running.memory},
                 }
                 for f in files
             ],
             run=telling.commands(models[0], telling.projector(files)) if models else "",
             why_not=files[0].running.why_not,
-            contexts=[f"{m.context:,}" for m in models[0].running.memory] if models else [],
+            contexts=sorted({m.context for f in models for m in f.running.memory}),
             score_heads=telling.SCORE_HEADS,
             conditions=_conditions(files),
             sums=_sums(files),

@@ -146,6 +146,16 @@ def test_tables_have_their_cells(made: list[File]) -> None:
     assert "ggufmix convert hf://Qwen/Qwen3.5-Tiny -o m-Q8_0.gguf" in html
 
 
+def test_memory_stands_under_its_context(made: list[File]) -> None:
+    """Files of another context, as `meta` makes them, have their figures in their own columns."""
+    other = tuple(replace(m, context=m.context // 2) for m in made[1].running.memory)
+    found = [made[0], replace(made[1], running=replace(made[1].running, memory=other))]
+    lines = card.made(found).splitlines()
+    at = lines.index("| file | 2,048 | 4,096 | 8,192 |")
+    rows = [[cell.strip() != "" for cell in row.split("|")[2:-1]] for row in lines[at + 2 : at + 4]]
+    assert rows == [[False, True, True], [True, True, False]]
+
+
 def test_not_measured_is_said(files: Path) -> None:
     """A card without measurements claims none."""
     found, _ = publishing.gather([files / "m-Q8_0.gguf"])
