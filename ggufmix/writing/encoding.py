@@ -172,9 +172,9 @@ class Encoding:
                 blocks, counts = _taken(planned, ready, rows, measuring=self.measuring)
             else:
                 blocks, counts = encoded(planned, rows, measuring=self.measuring)
-            if ready is None and first:
-                matrix = start // self.tensor.matrix_rows
-                counts = replace(counts, method=origins.method(planned, matrix))
+                if first:
+                    matrix = start // self.tensor.matrix_rows
+                    counts = replace(counts, method=origins.method(planned, matrix))
             for number in numbers:
                 at = start * planned.row_bytes
                 pieces.append(Piece(number, at, blocks.data.cast("B")))
@@ -321,10 +321,14 @@ def encoded(
             recovered = int4.recover(values, band.blocks)
         found = replace(found, recovered=recovered, groups=values.size // 32)
     if measuring:
-        with phase("measuring"):
-            written = decode(band.blocks, planned.encoder.format)
-            found = replace(found, measures=measure(values, written, row=rows.start))
+        found = replace(found, measures=_measured(planned, rows, band.blocks))
     return band.blocks, found
+
+
+def _measured(planned: Planned, rows: Rows, blocks: NDArray[np.uint8]) -> Measures:
+    values = rows.values
+    with phase("measuring"):
+        return measure(values, decode(blocks, planned.encoder.format), row=rows.start)
 
 
 def _taken(
@@ -332,13 +336,7 @@ def _taken(
 ) -> tuple[NDArray[np.uint8], Counts]:
     """A band as another file has it."""
     blocks = ready.stored.raw(rows.start, rows.stop)
-    found = Counts()
-    if measuring:
-        values = rows.values
-        with phase("measuring"):
-            written = decode(blocks, planned.encoder.format)
-            found = replace(found, measures=measure(values, written, row=rows.start))
-    return blocks, found
+    return blocks, Counts(measures=_measured(planned, rows, blocks)) if measuring else Counts()
 
 
 def _widened(planned: Planned, rows: Rows, *, measuring: bool) -> tuple[NDArray[np.uint8], Counts]:
@@ -352,9 +350,7 @@ def _widened(planned: Planned, rows: Rows, *, measuring: bool) -> tuple[NDArray[
         raise _placed(error, planned, rows.start + error.row) from error
     found = Counts(flushed)
     if measuring and rounded:
-        with phase("measuring"):
-            written = decode(made, planned.encoder.format)
-            found = replace(found, measures=measure(rows.values, written, row=rows.start))
+        found = replace(found, measures=_measured(planned, rows, made))
     elif measuring:
         n_values = (rows.stop - rows.start) * rows.tensor.cols
         found = replace(found, measures=Measures(n_values))
