@@ -5,12 +5,13 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import SourceError, UsageError
+from ..errors import SourceError, UsageError, WriteError
 from .options import Json
 from .said import note
 
@@ -120,7 +121,7 @@ def _settings(
 
 
 def _edit(path: Path, edit: Any, *, dry_run: bool) -> None:
-    from .. import mending, progress
+    from .. import mending, progress, sumfile
 
     change = mending.prepare(path, edit)
     for key in (*edit.set, *edit.remove):
@@ -134,9 +135,17 @@ def _edit(path: Path, edit: Any, *, dry_run: bool) -> None:
     if dry_run:
         note(f"{path}: would be written {how}")
         return
+    summed = None
+    with suppress(WriteError):
+        summed = sumfile.stated(path)
     with progress.shown() as bar:
         mending.apply(change, progress=bar.step)
     note(f"{path}: written {how}")
+    if summed is not None:
+        note(
+            f"{sumfile.NAME} has the digest of {path.name} from before this edit: "
+            "ggufmix report --sha256sums writes it anew"
+        )
 
 
 def _print_one(path: Path, values: "Mapping[str, Value]", key: str, *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from gguf import GGUFValueType as T
 from typer.testing import CliRunner
 
 import ggufmix
-from ggufmix import checksums, mending, runtime
+from ggufmix import checksums, mending, runtime, sumfile
 from ggufmix.cli import app
 from ggufmix.container import Value, array, text
 from ggufmix.errors import GgufmixError, UsageError, WriteError
@@ -313,6 +313,15 @@ def test_dry_run(file: Path, converted: bytes) -> None:
     code, said = run(file, "--set-kv", "general.file_type=int32:-5", "--dry-run")
     assert (code, said) == (0, "general.file_type: 2 -> -5\n")
     assert file.read_bytes() == converted
+
+
+def test_digest_of_the_whole_file(file: Path) -> None:
+    """SHA256SUMS is of the file before the edit: said where it has a line of it, else not."""
+    edit = ["meta", str(file), "--model-name"]
+    assert "SHA256SUMS" not in CliRunner().invoke(app, [*edit, "a"]).stderr
+    sumfile.record([file])
+    assert "digest of m.gguf from before" in CliRunner().invoke(app, [*edit, "b"]).stderr
+    assert sumfile.stated(file) is None
 
 
 @pytest.mark.parametrize(
