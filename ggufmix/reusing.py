@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from enum import IntEnum, auto
 from importlib.metadata import version
 
 from . import checksums, writing
@@ -28,18 +29,32 @@ from .writing.comparing import Comparing, Match
 from .writing.encoding import Each, Encoding
 from .writing.origins import Ready, whole_method
 
-NOWHERE, ABSENT, SHAPE, TYPE, METHOD, SOURCE, DAMAGED, OTHERWISE, STORED = range(9)
-"""Why a tensor is not copied; of several files the reason of the one that comes nearest counts."""
+
+class Why(IntEnum):
+    """Why a tensor is not copied; of several files the reason of the one that comes nearest counts,
+    which is the greatest.
+    """
+
+    NOWHERE = auto()
+    ABSENT = auto()
+    SHAPE = auto()
+    TYPE = auto()
+    METHOD = auto()
+    SOURCE = auto()
+    DAMAGED = auto()
+    OTHERWISE = auto()
+    STORED = auto()
+
 
 _WHY = {
-    ABSENT: "not in it",
-    SHAPE: "of another shape",
-    TYPE: "of another type",
-    METHOD: "by another encoder or with another importance",
-    SOURCE: "of other values",
-    DAMAGED: "damaged in it",
-    OTHERWISE: "not as this encoder writes them",
-    STORED: "moved from the source as they are",
+    Why.ABSENT: "not in it",
+    Why.SHAPE: "of another shape",
+    Why.TYPE: "of another type",
+    Why.METHOD: "by another encoder or with another importance",
+    Why.SOURCE: "of other values",
+    Why.DAMAGED: "damaged in it",
+    Why.OTHERWISE: "not as this encoder writes them",
+    Why.STORED: "moved from the source as they are",
 }
 
 Pick = tuple[str, int, int]
@@ -61,16 +76,16 @@ class Old:
         numbers = (of[name] for of in (self.sums, self.sources, self.methods))
         return Ready(self.path, self.file.tensors[name], *numbers)
 
-    def lacks(self, planned: Planned, method: int) -> int | None:
+    def lacks(self, planned: Planned, method: int) -> Why | None:
         """Why a tensor cannot be copied from it, as far as its header says; None where it may."""
         theirs = self.file.tensors.get(planned.name)
         if theirs is None:
-            return ABSENT
+            return Why.ABSENT
         if (theirs.shape[::-1] or (1,)) != planned.shape:
-            return SHAPE
+            return Why.SHAPE
         if theirs.kind.id != planned.encoder.format.id:
-            return TYPE
-        return None if self.methods[planned.name] == method else METHOD
+            return Why.TYPE
+        return None if self.methods[planned.name] == method else Why.METHOD
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,7 @@ class Reuse:
 
     picks: list[Pick] = field(default_factory=list)
     where: dict[tuple[int, str], str] = field(default_factory=dict)
-    why: dict[tuple[int, str], int] = field(default_factory=dict)
+    why: dict[tuple[int, str], Why] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,30 +206,31 @@ def compared(
     return reuse
 
 
-def _looked_up(planned: Planned, olds: Olds) -> tuple[int, list[tuple[int, Ready]]]:
+def _looked_up(planned: Planned, olds: Olds) -> tuple[Why, list[tuple[int, Ready]]]:
     """Why a tensor is not copied, if it is not; and files that may have it, by their headers."""
     if planned.copied or planned.widened:
-        return STORED, []
+        return Why.STORED, []
     if not olds.files:
-        return NOWHERE, []
+        return Why.NOWHERE, []
     method = whole_method(planned)
     lacks = {number: old.lacks(planned, method) for number, old in olds.files.items()}
     found = [
         (n, olds.files[n].ready(planned.name)) for n, reason in lacks.items() if reason is None
     ]
-    return max((reason for reason in lacks.values() if reason is not None), default=ABSENT), found
+    why_not = (reason for reason in lacks.values() if reason is not None)
+    return max(why_not, default=Why.ABSENT), found
 
 
-def _judged(ready: Ready, match: Match, total: int) -> int | None:
+def _judged(ready: Ready, match: Match, total: int) -> Why | None:
     """Why data are not taken; None where they are.
 
     total  their checksum
     """
     if match.source != ready.source:
-        return SOURCE
+        return Why.SOURCE
     if total != ready.sum:
-        return DAMAGED
-    return None if match.same else OTHERWISE
+        return Why.DAMAGED
+    return None if match.same else Why.OTHERWISE
 
 
 def _key(job: Encoding, target: int) -> tuple[int, str]:
@@ -254,10 +270,12 @@ def said(reuse: Reuse, parts: Sequence[int], n_tensors: int) -> str:
         sentence += f" from {next(iter(files))}"
     elif files:
         sentence += f" ({', '.join(f'{n} from {path}' for path, n in files.items())})"
-    if stored := reasons.pop(STORED, 0):
-        sentence += f", {stored} {_WHY[STORED]}"
+    if stored := reasons.pop(Why.STORED, 0):
+        sentence += f", {stored} {_WHY[Why.STORED]}"
     if encoded := sum(reasons.values()):
         sentence += f", {encoded} encoded"
-        why = [f"{n} {_WHY[reason]}" for reason, n in sorted(reasons.items()) if reason != NOWHERE]
+        why = [
+            f"{n} {_WHY[reason]}" for reason, n in sorted(reasons.items()) if reason != Why.NOWHERE
+        ]
         sentence += f": {', '.join(why)}" if why else ""
     return sentence
