@@ -46,12 +46,13 @@ def fields(plan: Plan, tag: str, src: str = "", component: str = "model") -> dic
         said["size_label"] = None  # that of the projector alone
     if said["name"] is None and said["basename"] is None:
         said |= _called(src, plan.n_weights, said["size_label"])
+    whole = said["basename"] is None and _SIZE.search(said["name"] or "")  # a name with its size
     name = naming_convention(
         said["name"],
         said["basename"],
         said["finetune"],
         said["version"],
-        said["size_label"],
+        None if whole else said["size_label"],
         None,
     )
     return {

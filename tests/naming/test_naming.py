@@ -144,6 +144,13 @@ def test_name_of_the_model(model: Path) -> None:
     assert (words["recipe"], words["arch"]) == ("q8_0", "qwen35moe")
 
 
+@pytest.mark.parametrize("said", ["Qwen3.5-35B-A3B", "Qwen3.5 35B A3B"])
+def test_a_name_that_has_its_size(example: Path, said: str) -> None:
+    """What is typed as --model-name is not given a second size."""
+    words = naming.fields(ggufmix.plan(example, options=Options(model_name=said)), "Q8_0")
+    assert (words["name"], words["size"]) == ("Qwen3.5-35B-A3B", "4x2.9M")
+
+
 @pytest.mark.parametrize(
     ("src", "name"),
     [
