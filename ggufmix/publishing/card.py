@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +21,7 @@ from markupsafe import Markup
 
 from . import telling
 from .facts import File, Model
+from .rendering import environment
 from .words import gib
 
 PIPELINES = frozenset(
@@ -81,18 +81,9 @@ def link(name: str) -> Markup:
     return Markup(f"[{escaped(name)}](https://huggingface.co/{name})")  # noqa: S704
 
 
-@cache
-def environment() -> jinja2.Environment:
-    """Templates of this package; whatever they are given is escaped for Markdown."""
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader("ggufmix.publishing"),
-        autoescape=False,  # noqa: S701  # finalize does it
-        finalize=lambda value: value if isinstance(value, Markup) else escaped(value),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+def _markdown() -> jinja2.Environment:
+    """Whatever templates are given is escaped for Markdown."""
+    found = environment(lambda value: value if isinstance(value, Markup) else escaped(value))
     found.filters.update(code=code, block=block, link=link)
     return found
 
@@ -139,7 +130,7 @@ def made(files: Sequence[File]) -> str:
     )
     models = [f for f in files if f.running.arguments]
     return (
-        environment()
+        _markdown()
         .get_template("README.md")
         .render(
             front=Markup(front),  # noqa: S704

@@ -5,31 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from importlib.metadata import version
 from importlib.resources import files as resources
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from ..report import count
 from . import picturing, plotting, telling
 from .facts import File
+from .rendering import environment
 from .words import gib
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """Templates of this package; whatever they are given is escaped."""
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("ggufmix.publishing"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
 
 
 def made(files: Sequence[File]) -> str:
