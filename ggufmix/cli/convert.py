@@ -43,7 +43,11 @@ def convert(
         typer.Option("--skip-existing", help="Leave outputs alone that are there already."),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan, as `plan` does; write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the plan, as `plan` does, of several recipes a line each; write nothing.",
+        ),
     ] = False,
     resume: Resume = False,
     verify: Annotated[

@@ -104,6 +104,13 @@ def _publish(
 
     for sentence in notes:
         note(sentence)
+    parts = [part for f in found for part in f.parts]
+    unknown = [part.name for part in parts if not part.sha256]
+    if 0 < len(unknown) < len(parts):
+        note(
+            f"no digest of {', '.join(unknown)}: SHA256SUMS has none, or is older than the file; "
+            "--sha256sums writes it anew"
+        )
     if all(f.model.made_from is None for f in found):
         note("the card has no base model: ggufmix report --base-model OWNER/NAME puts it there")
     if not any(f.model.licenses for f in found):

@@ -100,6 +100,17 @@ def test_a_place_that_is_no_folder(files: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_a_file_without_its_digest_is_told(files: Path, tmp_path: Path) -> None:
+    """A card with the digests of some files says which it lacks; one with none does not."""
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes((files / "m-Q8_0.gguf").read_bytes())
+    both = [tmp_path / "a.gguf", tmp_path / "b.gguf"]
+    assert "no digest" not in report(*both, "-o", tmp_path / "none")
+    report(both[0], "-o", tmp_path / "one", "--sha256sums")
+    assert "no digest of b.gguf: " in report(*both, "-o", tmp_path / "some")
+    assert "no digest" not in report(*both, "-o", tmp_path / "all", "--sha256sums")
+
+
 def test_digests_on_request(files: Path, tmp_path: Path) -> None:
     """`--sha256sums` writes SHA256SUMS, and page and card show the digests."""
     path = tmp_path / "m.gguf"
