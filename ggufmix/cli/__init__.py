@@ -40,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Model checkpoints to quantized GGUF, in one pass, with rules that know the architecture.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
     convert.convert,
