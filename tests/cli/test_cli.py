@@ -317,5 +317,5 @@ def test_inspect_shows_a_chat_template_of_brackets(example: Path, tmp_path: Path
 @pytest.mark.parametrize("command", ["", "convert", "quantize", "recipes show"])
 def test_h_is_help(command: str) -> None:
     """`-h`, which is what most people type first."""
-    short, long = (CliRunner().invoke(app, [*command.split(), word]) for word in ("-h", "--help"))
-    assert (short.exit_code, short.stdout) == (0, long.stdout)
+    short, long = (ggufmix(*command.split(), word) for word in ("-h", "--help"))
+    assert (short.returncode, short.stdout) == (0, long.stdout)
