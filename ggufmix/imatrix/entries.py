@@ -141,8 +141,12 @@ class Imatrix:
 
     def renamed(self, name: Callable[[str], str | None]) -> Imatrix:
         """The same under other names; entries for which there is none are left out."""
-        found = {name(old): replace(e, name=name(old) or "") for old, e in self.entries.items()}
-        return replace(self, entries={new: e for new, e in found.items() if new is not None})
+        entries = {
+            new: replace(entry, name=new)
+            for old, entry in self.entries.items()
+            if (new := name(old)) is not None
+        }
+        return replace(self, entries=entries)
 
     @property
     def last_chunk(self) -> int:
