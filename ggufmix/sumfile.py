@@ -22,8 +22,9 @@ _LINE = re.compile(rb"\\?([0-9a-f]{64}) [ *](.*)", re.DOTALL)
 def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
     """Write the digests of files, all in one folder, into SHA256SUMS there, and return its path.
 
-    Lines on other files that it has stay as they are; the new ones come last. It is whole at any
-    time. Raises WriteError where a file cannot be read or the digests not be written.
+    Lines on other files that it has stay as they are, but for those of files that were written
+    since: renewed, they would pass for true. The new ones come last. It is whole at any time.
+    Raises WriteError where a file cannot be read or the digests not be written.
     """
     sums = paths[0].parent / NAME
     try:
@@ -86,11 +87,13 @@ def stated(path: Path) -> str | None:
 
 
 def _kept(sums: Path, names: set[str]) -> bytes:
-    """What the file says on others than these."""
+    """What the file says on others than these, and than those that were written after it."""
     try:
-        was = sums.read_bytes()
+        was, at = sums.read_bytes(), sums.stat().st_mtime_ns
     except FileNotFoundError:
         return b""
+    with os.scandir(sums.parent) as there:
+        names = names | {e.name for e in there if e.is_file() and e.stat().st_mtime_ns > at}
     lines = was.removesuffix(b"\n").split(b"\n") if was else []
     digest = "0" * 64
     replaced = {_line(digest, name).lstrip(b"\\")[66:-1] for name in names}

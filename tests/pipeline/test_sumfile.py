@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_what_others_have_written_stays(tmp_path: Path) -> None:
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     kept = f"# mine\n{other} *y.gguf\n{other}  my x.gguf\n"
     assert sums.read_text() == f"{kept}{digest}  x.gguf\n"
+
+
+def test_a_line_of_before_is_not_renewed(tmp_path: Path) -> None:
+    """A file changed behind SHA256SUMS gets no digest of before by another one's being written."""
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"x")
+    sums = sumfile.record(paths[:2])
+    for path in (paths[1], sums):
+        os.utime(path, (1, 1))
+    paths[0].write_bytes(b"y")
+    sumfile.record(paths[2:])
+    assert [line.split()[1] for line in sums.read_text().splitlines()] == ["b", "c"]
+    assert [sumfile.stated(path) is None for path in paths] == [True, False, False]
 
 
 def test_two_runs_lose_no_line(tmp_path: Path) -> None:
