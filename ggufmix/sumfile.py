@@ -19,11 +19,12 @@ _STEP_BYTES = 4 << 20
 _LINE = re.compile(rb"\\?([0-9a-f]{64}) [ *](.*)", re.DOTALL)
 
 
-def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
-    """Write the digests of files, all in one folder, into SHA256SUMS there, and return its path.
+def record(paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+    """Write the digests of files, all in one folder, into SHA256SUMS there.
 
     Lines on other files that it has stay as they are, but for those of files that were written
     since: renewed, they would pass for true. The new ones come last. It is whole at any time.
+    Returns the names of files that have lost their line.
     Raises WriteError where a file cannot be read or the digests not be written.
     """
     sums = paths[0].parent / NAME
@@ -32,7 +33,7 @@ def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
             lines = _lines(paths, progress)
         out = places.begin(sums)
         try:
-            kept = _kept(sums, {path.name for path in paths})
+            kept, dropped = _kept(sums, {path.name for path in paths})
             places.put(out, kept + lines, 0)
             os.fsync(out)
             places.rename([sums])
@@ -42,7 +43,7 @@ def record(paths: Sequence[Path], progress: Progress | None = None) -> Path:
         raise WriteError(f"{sums}: {error.strerror}", hint="the files themselves are whole") from (
             error
         )
-    return sums
+    return dropped
 
 
 def _lines(paths: Sequence[Path], progress: Progress | None) -> bytes:
@@ -81,20 +82,28 @@ def stated(path: Path) -> str | None:
         return None
     except OSError as error:
         raise WriteError(f"{sums}: {error.strerror}") from error
-    name = _line("0" * 64, path.name).lstrip(b"\\")[66:-1]
+    name = _told(path.name)
     found = [m for line in lines if (m := _LINE.fullmatch(line)) is not None and m[2] == name]
     return found[-1][1].decode() if found and not older else None
 
 
-def _kept(sums: Path, names: set[str]) -> bytes:
-    """What the file says on others than these, and than those that were written after it."""
+def _kept(sums: Path, names: set[str]) -> tuple[bytes, list[str]]:
+    """What the file says on others than these, and than those that were written after it: which of
+    these it had lines on.
+    """
     try:
         was, at = sums.read_bytes(), sums.stat().st_mtime_ns
     except FileNotFoundError:
-        return b""
+        return b"", []
     with os.scandir(sums.parent) as there:
-        names = names | {e.name for e in there if e.is_file() and e.stat().st_mtime_ns > at}
+        since = {e.name for e in there if e.is_file() and e.stat().st_mtime_ns > at} - names
     lines = was.removesuffix(b"\n").split(b"\n") if was else []
-    digest = "0" * 64
-    replaced = {_line(digest, name).lstrip(b"\\")[66:-1] for name in names}
-    return b"".join(line + b"\n" for line in lines if line.lstrip(b"\\")[66:] not in replaced)
+    replaced = {_told(name): name for name in names | since}
+    kept = [line for line in lines if line.lstrip(b"\\")[66:] not in replaced]
+    gone = {replaced.get(line.lstrip(b"\\")[66:]) for line in lines}
+    return b"".join(line + b"\n" for line in kept), sorted(since & gone)
+
+
+def _told(name: str) -> bytes:
+    """A name as a line has it."""
+    return _line("0" * 64, name).lstrip(b"\\")[66:-1]

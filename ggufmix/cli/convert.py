@@ -13,7 +13,7 @@ from ..errors import UsageError
 from .options import Overwrite, Resume, Source, Threads, takes_choices
 from .plan import show
 from .report import publish
-from .said import note, resumable, say, shown
+from .said import note, resumable, say, shown, unsummed
 from .splitting import NoTensorFirst, SplitMaxSize, SplitMaxTensors, limits, shown_paths
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def convert(
             written = [path for result in results for path in result.paths]
             there = [path for result in skipped for path in result.paths]
             for folder in _by_folder([*written, *(p for p in there if sumfile.stated(p) is None)]):
-                sumfile.record(folder, bar.step)
+                unsummed(sumfile.record(folder, bar.step))
     for result in skipped:
         note(f"{shown_paths(result.paths)}: there already, left as it is")
     tell(results)

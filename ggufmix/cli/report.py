@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .said import note, shown
+from .said import note, shown, unsummed
 
 if TYPE_CHECKING:
     from .. import publishing
@@ -64,9 +64,13 @@ def report(
 
     found, notes = gathered()
     if sha256sums:
+        dropped: set[str] = set()
         with progress.shown() as bar:
             for path, file in zip(files, found, strict=True):
-                sumfile.record([path.parent / part.name for part in file.parts], bar.step)
+                dropped.update(
+                    sumfile.record([path.parent / part.name for part in file.parts], bar.step)
+                )
+        unsummed(dropped - {part.name for file in found for part in file.parts})
         found, notes = gathered()
     _publish(found, notes, out, overwrite=overwrite)
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,15 @@ def say(plans: Sequence[Plan]) -> None:
 def warn(sentence: str) -> None:
     """Something that should not be overlooked."""
     print(f"warning: {shown(sentence)}", file=sys.stderr)
+
+
+def unsummed(names: Iterable[str]) -> None:
+    """Files of which SHA256SUMS has no line any more."""
+    if listed := ", ".join(sorted(names)):
+        note(
+            f"SHA256SUMS has no line on {listed} any more, which was written after it: "
+            "`ggufmix report --sha256sums` makes one"
+        )
 
 
 def note(sentence: str) -> None:
