@@ -128,6 +128,8 @@ def convert(
         say([made for _, made in files])
         if len(files) == 1:
             show(files[0][1])
+            if (named := shown_paths(files[0][0])) != out:
+                note(f"it would be {named}")
         for paths, made in files if len(files) > 1 else ():
             print(_line(paths, made.total_bytes, made))
         return

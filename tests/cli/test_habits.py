@@ -144,9 +144,11 @@ def test_tied_embeddings_are_the_head(run: Run, tmp_path: Path) -> None:
     assert embedding(mirror="llama.cpp", recipe="f16", set_roles=("embeddings=Q5_0",)) == "Q5_0"
 
 
-def test_dry_run_is_plan(run: Run, tmp_path: Path) -> None:
+def test_dry_run_is_plan(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same lines, and no file; of several recipes those that the run itself would print."""
     assert run("convert SRC -o x.gguf --dry-run -r q6_k") == run("plan SRC -r q6_k")
+    app(shlex.split("convert SRC -o ./ --dry-run -r q6_k"), standalone_mode=False)
+    assert "note: it would be SRC-4x2.9M-SSM_BF16-Q6_K.gguf" in capsys.readouterr().err
     several = "convert SRC -o '{tag}.gguf' -r q6_k -r q4_0 --split-max-size 2M"
     both = run(f"{several} --dry-run")
     assert [path.name for path in tmp_path.iterdir()] == ["SRC"]
