@@ -94,6 +94,8 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
+            if signal.getitimer(signal.ITIMER_REAL)[0]:  # Ctrl-C has come, and was not yet heard
+                raise KeyboardInterrupt
     except GgufmixError as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         if error.hint:
