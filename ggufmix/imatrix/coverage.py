@@ -284,9 +284,10 @@ def _spans(n_values: int, cols: int) -> Iterator[tuple[int, int]]:
 def _notes(given: Imatrix, found: _Found, tensors: Sequence[Planned]) -> Iterator[str]:
     chunks = f", {given.chunk_count} chunks" if given.chunk_count > 0 else ""
     able = found.served + len(found.without) + len(found.left_out)
+    served = f"{found.served} of {able} tensors whose type uses importance have it"
     yield (
-        f"importance from {given.name}: {len(given.entries)} entries{chunks}; {found.served} of "
-        f"{able} tensors whose type uses importance have it"
+        f"importance from {given.name}: {len(given.entries)} entries{chunks}; "
+        + (served if able else "no type of this plan uses it")
     )
     if found.left_out:
         asked = "--include-weights" if given.include else "--exclude-weights"

@@ -91,7 +91,8 @@ def index(path: Path) -> File:
     that is truncated, contradicts itself, or is no imatrix.
     """
     if not path.is_file():
-        raise UsageError(f"no such imatrix file: {path}")
+        what = "it is a folder" if path.is_dir() else "there is no such file"
+        raise UsageError(f"{path}: expected an imatrix file; {what}")
     try:
         with path.open("rb") as file:
             size = path.stat().st_size

@@ -182,3 +182,12 @@ def test_looking_at_no_imatrix(tmp_path: Path) -> None:
         assert done.returncode == code
         assert name in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_plan_that_uses_none(example: Path, file: Path, tmp_path: Path) -> None:
+    """Q8_0 has no use for importance: said so, not as a share of nothing. A folder is no file."""
+    made_of = ggufmix.plan(example, options=Options(imatrix=[file]))
+    [said] = [note for note in made_of.notes if note.startswith("importance from")]
+    assert said.endswith("; no type of this plan uses it")
+    with pytest.raises(UsageError, match="expected an imatrix file; it is a folder"):
+        ggufmix.plan(example, options=Options(imatrix=[tmp_path]))
