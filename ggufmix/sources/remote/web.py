@@ -281,7 +281,8 @@ def _read_body(answer: requests.Response, view: memoryview) -> None:
                 break
             view[got : got + len(piece)] = piece
             got += len(piece)
-            if time.monotonic() - began > STALL_SECONDS + got / SLOWEST:
+            late = time.monotonic() - began > STALL_SECONDS + got / SLOWEST
+            if late and got < len(view):
                 raise TransientError(f"slower than {SLOWEST >> 10} KiB/s", got=got)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise TransientError(_reason(error), got=got) from None
