@@ -100,7 +100,7 @@ def convert(
     """Write a checkpoint as a quantized GGUF file, or as several of one reading: a file for each
     --recipe.
     """
-    from .. import pipeline, profiling, progress, publishing, report, sumfile
+    from .. import pipeline, profiling, progress, report, sumfile
 
     wanted = (split_max_size, split_max_tensors)
     split = None
@@ -109,6 +109,8 @@ def convert(
     if keep_split and (split is not None or no_tensor_first_split):
         raise UsageError("--keep-split: says already what the parts are, leave the others out")
     if report_to is not None:
+        from .. import publishing
+
         publishing.check_place(report_to, overwrite=overwrite)
     if skip_existing and overwrite:
         raise UsageError("--skip-existing and --overwrite: expected one of them, got both")

@@ -6,16 +6,16 @@ and hashed, blocks of the files read and summed. Nothing is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import FormatError, SourceError
 from ..planning import Planned
-from .encoding import Each, Encoding, Rows, encoded
+from .encoding import Each, Rows, encoded
 from .jobs import Extent, Made, Piece
 from .origins import Ready
+from .reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +35,19 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparing:
+class Comparing(Reading):
     """The job of one tensor.
 
-    of          the job that would write it
     candidates  what it would write, and who may have that already; the checksum of the data that
                 they do have is that of the extent with the same number
     """
 
-    of: Encoding
     candidates: tuple[tuple[Planned, Ready], ...]
-
-    @property
-    def name(self) -> str:
-        """That of the job."""
-        return self.of.name
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of the rows that are read."""
-        return self.of.source_bytes
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all matrices."""
-        return self.of.n_rows
 
     @property
     def extents(self) -> tuple[Extent, ...]:
         """The data of each candidate; they lie in no file of the run."""
         return tuple(Extent(0, planned.n_bytes) for planned, _ in self.candidates)
-
-    def bands(self) -> Iterator[tuple[int, int]]:
-        """Those of the job."""
-        return self.of.bands()
 
     def memory(self, start: int, stop: int) -> int:
         """That of the job, and what files have of it."""

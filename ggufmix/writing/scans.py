@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import InexactError, OutlierError
 from ..planning import Planned
-from .encoding import Counts, Each, Encoding, Rows, Target, encoded, encodings
+from .encoding import Counts, Each, Rows, Target, encoded, encodings
 from .jobs import Extent, Made
+from .reading import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +37,13 @@ class Scanned:
 
 
 @dataclass(frozen=True, slots=True)
-class Scanning:
+class Scanning(Reading):
     """The job of one tensor: what no block holds is found, not raised."""
-
-    of: Encoding
-
-    @property
-    def name(self) -> str:
-        """That of the job."""
-        return self.of.name
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of the rows that are read."""
-        return self.of.source_bytes
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of all matrices."""
-        return self.of.n_rows
 
     @property
     def extents(self) -> tuple[Extent, ...]:
         """None."""
         return ()
-
-    def bands(self) -> Iterator[tuple[int, int]]:
-        """Those of the job."""
-        return self.of.bands()
 
     def memory(self, start: int, stop: int) -> int:
         """That of the job."""
